@@ -1,0 +1,194 @@
+"""The answer grammar: boxes to the text a model should write, and any text back to boxes.
+
+Belongs here: the Qwen2-VL grounding grammar and a parser that survives every form seen in the
+wild. Does not belong here: prompts (`prompts`) or scoring (`scores`).
+
+Writing is strict, reading is lenient: a model's answer may be bad, and then it is *counted* in
+`Answer.problems`; it never raises. Coordinates are written on a grid of `extent` steps: 1000 x 1000
+for Qwen2-VL and Qwen3-VL, pixels of the resized photo for Qwen2.5-VL.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nutridet_core.boxes import Box
+
+OBJECT_START, OBJECT_END = "<|object_ref_start|>", "<|object_ref_end|>"
+BOX_START, BOX_END = "<|box_start|>", "<|box_end|>"
+LABEL = "nutrition table"
+NO_TABLE = "no nutrition table"
+
+Extent = tuple[int, int]
+"""Steps of the coordinate grid across and down, e.g. (1000, 1000)."""
+
+
+class Form(StrEnum):
+    """How the boxes were written."""
+
+    NATIVE = "native"
+    """With the family's special tokens."""
+    PAIRS = "pairs"
+    """`(a,b),(c,d)`: the native form after special tokens were stripped."""
+    FLAT = "flat"
+    """`(a,b,c,d)` or `[a,b,c,d]`."""
+    JSON = "json"
+    """`{"bbox_2d": [a,b,c,d]}`."""
+    NEGATIVE = "negative"
+    """The answer says that there is no table."""
+    NONE = "none"
+    """No box and no such statement."""
+
+
+class Problem(StrEnum):
+    """What was wrong with an answer. `FAILURES` are those that cost the answer or one of its boxes."""
+
+    NO_ANSWER = "no_answer"
+    BAD_SYNTAX = "bad_syntax"
+    TRUNCATED = "truncated"
+    OUT_OF_RANGE = "out_of_range"
+    ZERO_AREA = "zero_area"
+    WRONG_LABEL = "wrong_label"
+    SWAPPED_CORNERS = "swapped_corners"
+    UNIT_FLOATS = "unit_floats"
+    DUPLICATE_BOX = "duplicate_box"
+
+
+FAILURES = frozenset(Problem) - {Problem.SWAPPED_CORNERS, Problem.UNIT_FLOATS, Problem.DUPLICATE_BOX}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model's text says: its valid boxes (unit 0..1), how they were written, what was wrong."""
+
+    text: str
+    boxes: tuple[Box, ...]
+    form: Form
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the text could not be read in full."""
+        return not FAILURES.isdisjoint(self.problems)
+
+
+def write_answer(boxes: Sequence[Box], extent: Extent) -> str:
+    """The text that a model is trained to write, boxes in reading order, without the terminator."""
+    if not boxes:
+        return NO_TABLE
+    in_order = sorted(boxes, key=lambda box: (box.y0, box.x0))
+    return "".join(_write_box(box, extent) for box in in_order)
+
+
+def read_answer(text: str, extent: Extent) -> Answer:
+    """Boxes, form and problems of any text. Never raises."""
+    boxes: list[Box] = []
+    problems: list[Problem] = []
+    matches = list(_BOX.finditer(text))
+    for match in matches:
+        box, found = _read_box(match, extent)
+        problems += found
+        if box in boxes:
+            problems.append(Problem.DUPLICATE_BOX)
+        elif box is not None:
+            boxes.append(box)
+    problems += _leftovers(text, matches)
+    form = _form(text, matches)
+    if form is Form.NONE and not problems:
+        problems.append(Problem.NO_ANSWER)
+    return Answer(text, tuple(boxes), form, tuple(problems))
+
+
+_NUMBER = r"\s*([+-]?\d+(?:\.\d+)?)\s*"
+_BOX = re.compile(
+    rf"(?:{re.escape(OBJECT_START)}(?P<label>[^<]*){re.escape(OBJECT_END)}\s*)?"
+    rf"(?:{re.escape(BOX_START)}|<box>)?\s*"
+    rf"(?:\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)"
+    rf"|[(\[]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[)\]])"
+    rf"\s*(?:{re.escape(BOX_END)}|</box>)?"
+)
+_DENIAL = re.compile(r"\b(?:no|not|none|without)\b|^\s*\[\s*\]\s*$", re.IGNORECASE)
+_OPENING = re.compile(rf"[(\[]\s*[+-]?\d|{re.escape(BOX_START)}|{re.escape(OBJECT_START)}|\"bbox_2d\"")
+_CLOSED = re.compile(rf"[)\]]|{re.escape(BOX_END)}")
+
+
+def _write_box(box: Box, extent: Extent) -> str:
+    x0, y0, x1, y1 = _to_grid(box, extent)
+    return f"{OBJECT_START}{LABEL}{OBJECT_END}{BOX_START}({x0},{y0}),({x1},{y1}){BOX_END}"
+
+
+def _to_grid(box: Box, extent: Extent) -> tuple[int, int, int, int]:
+    """Nearest grid steps; a side thinner than one step keeps one step, so that the box stays a box."""
+    x0, x1 = _span(box.x0, box.x1, extent[0])
+    y0, y1 = _span(box.y0, box.y1, extent[1])
+    return x0, y0, x1, y1
+
+
+def _span(low: float, high: float, steps: int) -> tuple[int, int]:
+    start, end = math.floor(low * steps + 0.5), math.floor(high * steps + 0.5)
+    if start == end:
+        return (start - 1, end) if end == steps else (start, end + 1)
+    return start, end
+
+
+def _read_box(match: re.Match[str], extent: Extent) -> tuple[Box | None, list[Problem]]:
+    label = match["label"]
+    if label is not None and LABEL.split()[0] not in label.lower():
+        return None, [Problem.WRONG_LABEL]
+    texts = [group for group in match.groups()[1:] if group is not None]
+    values, problems = _to_unit(texts, extent)
+    if not all(0 <= value <= 1 for value in values):
+        return None, [*problems, Problem.OUT_OF_RANGE]
+    x0, y0, x1, y1 = values
+    if x0 > x1 or y0 > y1:
+        problems.append(Problem.SWAPPED_CORNERS)
+        x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
+    if x0 == x1 or y0 == y1:
+        return None, [*problems, Problem.ZERO_AREA]
+    return Box(x0, y0, x1, y1), problems
+
+
+def _to_unit(texts: Sequence[str], extent: Extent) -> tuple[list[float], list[Problem]]:
+    numbers = [float(text) for text in texts]
+    if any("." in text for text in texts) and all(0 <= number <= 1 for number in numbers):
+        return numbers, [Problem.UNIT_FLOATS]
+    width, height = extent
+    return [number / steps for number, steps in zip(numbers, (width, height) * 2, strict=True)], []
+
+
+def _leftovers(text: str, matches: Sequence[re.Match[str]]) -> list[Problem]:
+    """A box that was begun and not read: cut off at the end of the text, or malformed before it."""
+    problems: list[Problem] = []
+    ends = [0, *(match.end() for match in matches)]
+    starts = [*(match.start() for match in matches), len(text)]
+    for position, (start, end) in enumerate(zip(ends, starts, strict=True)):
+        gap = text[start:end]
+        opening = _OPENING.search(gap)
+        if opening is None:
+            continue
+        is_last = position == len(matches)
+        cut_off = is_last and not _CLOSED.search(_without_pair(gap[opening.start() :]))
+        if cut_off:
+            problems.append(Problem.TRUNCATED)
+        elif not gap[opening.start() :].startswith('"bbox_2d"'):
+            problems.append(Problem.BAD_SYNTAX)
+    return problems
+
+
+def _without_pair(text: str) -> str:
+    """`(273,304),(713` is cut off although its first pair is closed: drop complete pairs first."""
+    return re.sub(rf"\({_NUMBER},{_NUMBER}\)", "", text)
+
+
+def _form(text: str, matches: Sequence[re.Match[str]]) -> Form:
+    if not matches:
+        return Form.NEGATIVE if _DENIAL.search(text) else Form.NONE
+    if "bbox_2d" in text:
+        return Form.JSON
+    if BOX_START in text:
+        return Form.NATIVE
+    return Form.PAIRS if matches[0].group(2) is not None else Form.FLAT

@@ -1,0 +1,70 @@
+"""Comparison of two subjects on the same photos, by paired bootstrap.
+
+Belongs here: differences and their intervals. Does not belong here: what is done about them
+(`audits` and the promotion gate in `registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nutridet_core.errors import DataError
+from nutridet_core.scores import Estimate, Sample, Tally, bootstrap_weights, interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`second` minus `first` on the same photos."""
+
+    first: str
+    second: str
+    photos: int
+    mean_iou: Estimate
+    f1_50: Estimate
+    same_answers: float
+    """Share of photos on which both wrote the same text."""
+
+    @property
+    def better(self) -> bool:
+        """Whether `second` has the higher mean IoU beyond chance: the whole interval lies above 0."""
+        return self.mean_iou.low > 0
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        verdict = "better" if self.better else "worse" if self.mean_iou.high < 0 else "not told apart"
+        return (
+            f"{self.second} against {self.first}: {verdict}; mean IoU {_signed(self.mean_iou)}, "
+            f"F1@0.5 {_signed(self.f1_50)}, n = {self.photos}"
+        )
+
+
+def compare(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> Comparison:
+    """Paired bootstrap over photos.
+
+    Raises:
+        DataError: when the two were not scored on the same photos with the same boxes.
+    """
+    _require_same_photos(first, second, before, after)
+    old, new = Tally.of(before), Tally.of(after)
+    point, drawn = np.ones((1, len(before))), bootstrap_weights(len(before))
+    differences = {}
+    for name in ("mean_iou", "f1_50"):
+        value = float((new.metrics(point)[name] - old.metrics(point)[name])[0])
+        differences[name] = interval(value, new.metrics(drawn)[name] - old.metrics(drawn)[name])
+    same = np.mean([a.text == b.text for a, b in zip(before, after, strict=True)])
+    return Comparison(first, second, len(before), differences["mean_iou"], differences["f1_50"], float(same))
+
+
+def _require_same_photos(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> None:
+    if [(s.id, s.truth) for s in before] != [(s.id, s.truth) for s in after]:
+        raise DataError(
+            f"{first} and {second} were not scored on the same photos", remedy="Score both on the current dataset."
+        )
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

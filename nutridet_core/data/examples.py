@@ -1,0 +1,263 @@
+"""Examples: what a source yields, what a dataset holds, and the one image loader.
+
+Belongs here: `Candidate`, `Example`, `Record`, and `load_photo`, which both ingest and serving use, so
+that a photo looks the same to the model in training and in production. Does not belong here: judging
+boxes (`validate`), finding photos (`sources`).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from nutridet_core.boxes import Box
+from nutridet_core.errors import DataError
+
+Split = Literal["train", "selection", "test"]
+SPLITS: tuple[Split, ...] = ("train", "selection", "test")
+BoxFormat = Literal["yxyx_unit", "xyxy_unit", "xyxy_px", "xywh_px"]
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 89_000_000  # below Pillow's own warning, above any phone's default mode
+MAX_ASPECT = 200  # the Qwen2-VL processor raises beyond it
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Reason(StrEnum):
+    """Why a photo or its boxes cannot be used."""
+
+    UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    EXTREME_ASPECT = "extreme_aspect"
+    SIZE_MISMATCH = "size_mismatch"
+    """The index gives another photo size than the file has: its boxes belong to another frame."""
+    BOX_MALFORMED = "box_malformed"
+    BOX_NOT_FINITE = "box_not_finite"
+    BOX_SWAPPED = "box_swapped"
+    BOX_ZERO_AREA = "box_zero_area"
+    BOX_OUTSIDE = "box_outside"
+
+
+class PhotoError(DataError):
+    """A photo that cannot be used; `reason` says why in one word."""
+
+    def __init__(self, reason: Reason, problem: str, *, where: str, field: str, remedy: str) -> None:
+        self.reason = reason
+        super().__init__(problem, where=where, field=field, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A photo with its boxes as a source has them, nothing checked."""
+
+    id: str
+    image: bytes | Path
+    boxes: tuple[tuple[float, ...], ...]
+    """Four numbers each, in `box_format`, in the frame of the EXIF-transposed photo."""
+    box_format: BoxFormat
+    barcode: str
+    """The product; the id where the source does not know it."""
+    split: Split | None
+    """The split that the source demands; None leaves it to `split`."""
+    where: str
+    """File and row, for messages."""
+    source: str = ""
+    """Kind of the source: generated, hub, coco or imagefolder."""
+    size: tuple[int, int] | None = None
+    """Width and height that the source claims, px."""
+    categories: tuple[str, ...] = ()
+    """Name of every annotation, those that are no nutrition table included."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A validated photo: upright RGB, every box inside it."""
+
+    id: str
+    image: bytes
+    """Encoded RGB JPEG or PNG that needs no EXIF rotation."""
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    barcode: str
+    pixels_sha256: str
+    """Hash of the upright RGB pixels as first decoded, the same for any container of them."""
+    source: str
+    flags: tuple[str, ...]
+
+    def open(self) -> Image.Image:
+        """The photo, RGB, `width` x `height` px."""
+        return load_photo(self.image, where=self.id)
+
+    @property
+    def record(self) -> Record:
+        """Everything but the photo."""
+        return Record(
+            self.id, self.width, self.height, self.boxes, self.barcode,
+            self.pixels_sha256, self.source, self.flags,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """An example without its photo: cheap to hold for a whole dataset."""
+
+    id: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    barcode: str
+    pixels_sha256: str
+    source: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo.
+
+    Args:
+        image: upright RGB, without metadata.
+        data: the bytes it was decoded from.
+        format: JPEG, MPO, PNG or WEBP.
+        untouched: whether `data` already is an upright RGB JPEG or PNG.
+    """
+
+    image: Image.Image
+    data: bytes
+    format: str
+    untouched: bool
+
+
+def load_photo(data: bytes | Path, *, where: str | None = None) -> Image.Image:
+    """An upright RGB image from an untrusted JPEG, PNG or WebP: the loader of ingest and of serving.
+
+    Transparency is composited on white. `where` names the photo in messages.
+
+    Raises:
+        PhotoError: a `DataError` when the photo is unreadable, truncated, too large or too elongated.
+    """
+    return decode_photo(data, where=where).image
+
+
+def decode_photo(data: bytes | Path, *, where: str | None = None) -> Photo:
+    """As `load_photo`, with what it takes to store the photo again."""
+    where = where or (str(data) if isinstance(data, Path) else f"photo of {len(data)} bytes")
+    content = _read(data, where)
+    image = _open(content, where)
+    _check_size(image.size, where)
+    kind, orientation = str(image.format), _orientation(image)
+    _load(image, where)
+    untouched = kind != "WEBP" and _is_plain_rgb(image) and orientation not in _TRANSPOSE
+    upright = _to_rgb(image)
+    if orientation in _TRANSPOSE:
+        upright = upright.transpose(_TRANSPOSE[orientation])
+    upright.info = {}  # an ICC profile or EXIF block must not travel into a re-encoded file
+    return Photo(upright, content, kind, untouched)
+
+
+def _read(data: bytes | Path, where: str) -> bytes:
+    try:
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        if size > MAX_BYTES:
+            raise PhotoError(
+                Reason.TOO_MANY_BYTES, f"has {size} bytes, more than {MAX_BYTES}",
+                where=where, field="bytes", remedy="Save it smaller.",
+            )  # fmt: skip
+        return data.read_bytes() if isinstance(data, Path) else data
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, where) from error
+
+
+def _open(content: bytes, where: str) -> Image.Image:
+    """Reads the header only."""
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(str(error), where) from error
+    except UnidentifiedImageError as error:
+        raise _unreadable("no JPEG, PNG or WebP", where) from error
+    except Exception as error:  # decoders meet hostile bytes with errors of every type
+        raise _unreadable(error, where) from error
+
+
+def _check_size(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_many_pixels(f"is {width} x {height} px, more than {MAX_PIXELS} in all", where)
+    if max(size) > MAX_ASPECT * min(size):
+        raise PhotoError(
+            Reason.EXTREME_ASPECT, f"is {width} x {height} px, more elongated than {MAX_ASPECT}:1",
+            where=where, field="size", remedy="Crop it to the product.",
+        )  # fmt: skip
+
+
+def _load(image: Image.Image, where: str) -> None:
+    try:
+        image.load()
+    except OSError as error:  # Pillow's wording for data that ends early, in all three formats
+        cut = any(word in str(error) for word in ("truncated", "broken data", "unrecognized data"))
+        if not cut:
+            raise _unreadable(error, where) from error
+        raise PhotoError(
+            Reason.TRUNCATED, f"is cut off ({error})",
+            where=where, field="pixels", remedy="Fetch or export the photo again.",
+        ) from error  # fmt: skip
+    except Exception as error:  # as in `_open`
+        raise _unreadable(error, where) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; an unreadable EXIF block states none.
+
+    Not `ImageOps.exif_transpose`, which also rewrites the whole block and fails on an odd tag in it.
+    """
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # the block is as hostile as the pixels, and the photo is fine without it
+        return 1
+
+
+def _is_plain_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and not image.has_transparency_data
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+        return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _unreadable(problem: object, where: str) -> PhotoError:
+    return PhotoError(
+        Reason.UNREADABLE, f"is not readable as a photo ({problem})",
+        where=where, field="header", remedy="Save it as JPEG, PNG or WebP.",
+    )  # fmt: skip
+
+
+def _too_many_pixels(problem: str, where: str) -> PhotoError:
+    return PhotoError(
+        Reason.TOO_MANY_PIXELS, problem, where=where, field="size", remedy="Scale the photo down."
+    )

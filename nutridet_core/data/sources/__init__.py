@@ -1,0 +1,46 @@
+"""Sources: where photos come from, named by one string.
+
+Belongs here: reading a source into candidates, one module per source. Does not belong here: judging
+what was read (`validate`). A broken index raises; a broken photo or box is left to `validate`.
+
+| string | photos |
+|---|---|
+| `generated:COUNT`, `generated:COUNT:SEED` | drawn by `data.generated` |
+| `hub@REVISION` | Open Food Facts' dataset at that commit of the Hugging Face hub |
+| `hub:/path` | the same dataset as parquet: a folder or one file |
+| `coco:/path` | a folder with `annotations.json` (see `coco`) |
+| `imagefolder:/path` | a folder with `metadata.jsonl` (see `imagefolder`) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nutridet_core.data.examples import Candidate
+from nutridet_core.data.sources.coco import read_coco
+from nutridet_core.data.sources.generated import read_generated
+from nutridet_core.data.sources.hub import read_hub, read_parquet
+from nutridet_core.data.sources.imagefolder import read_imagefolder
+from nutridet_core.data.sources.index import to_folder
+from nutridet_core.errors import SettingsError
+
+FORMS = "generated:COUNT[:SEED], hub@REVISION, hub:/path, coco:/path or imagefolder:/path"
+
+
+def open_source(spec: str) -> Iterator[Candidate]:
+    """The candidates of a source, read as they are asked for.
+
+    Raises:
+        SettingsError: at once, when the string names no source.
+        DataError: at once or later, when the source's index is missing or broken.
+    """
+    if spec == "hub" or spec.startswith("hub@"):
+        return read_hub(spec.partition("@")[2])
+    kind, _, rest = spec.partition(":")
+    if not rest or kind not in ("generated", "hub", "coco", "imagefolder"):
+        raise SettingsError(f"{spec!r} names no photo source", field="source", remedy=f"Use {FORMS}.")
+    if kind == "generated":
+        return read_generated(rest)
+    if kind == "hub":
+        return read_parquet(to_folder(rest))
+    return read_coco(to_folder(rest)) if kind == "coco" else read_imagefolder(to_folder(rest))

@@ -1,0 +1,49 @@
+"""Generated photos: `COUNT` or `COUNT:SEED` drawings of `data.generated`.
+
+Belongs here: turning drawings into candidates. Does not belong here: how they are drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from nutridet_core.answers import LABEL
+from nutridet_core.data.examples import Candidate
+from nutridet_core.errors import SettingsError
+
+
+def read_generated(text: str) -> Iterator[Candidate]:
+    """`COUNT` photos of `SEED` (0); the same pair always gives the same photos.
+
+    Raises:
+        SettingsError: at once, when the text is neither form.
+    """
+    count, colon, seed = text.partition(":")
+    if not count.isdecimal() or int(count) == 0 or (colon and not seed.isdecimal()):
+        raise SettingsError(
+            f"'generated:{text}' is not a number of photos", field="source",
+            remedy="Use generated:COUNT or generated:COUNT:SEED, e.g. generated:400.",
+        )  # fmt: skip
+    return (_draw(int(seed or 0), index) for index in range(int(count)))
+
+
+def _draw(seed: int, index: int) -> Candidate:
+    from nutridet_core.data.generated import draw_product_photo
+
+    drawing = draw_product_photo(seed, index)
+    stream = io.BytesIO()
+    drawing.image.save(stream, "JPEG", quality=95)
+    name = f"generated-{seed}-{index:06d}"
+    return Candidate(
+        id=name,
+        image=stream.getvalue(),
+        boxes=tuple(box.as_tuple() for label, box in drawing.objects if label == LABEL),
+        box_format="xyxy_unit",
+        barcode=name,
+        split=None,
+        where=f"generated seed {seed} index {index}",
+        source="generated",
+        size=drawing.image.size,
+        categories=tuple(label for label, _ in drawing.objects),
+    )

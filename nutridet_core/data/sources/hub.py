@@ -1,0 +1,127 @@
+"""Open Food Facts' `nutrition-table-detection`: parquet, from the Hugging Face hub or from disk.
+
+Belongs here: that schema. Boxes are unit `(y_min, x_min, y_max, x_max)`; all categories
+(nutrition-table, -small, -small-energy, -text) become the one class and are counted. The hub's
+`val` is the test split here; its `train` is divided into training and selection.
+
+The photos are CC BY-SA 3.0, the annotations ODbL. No revision is built in: the repository's commits
+could not be seen where this was written, so the user names one (`hub@REVISION`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nutridet_core.data.examples import Candidate, Split
+from nutridet_core.data.sources.index import get_barcode, to_numbers
+from nutridet_core.errors import DataError, SettingsError
+
+REPO = "openfoodfacts/nutrition-table-detection"
+_COLUMNS = ("image_id", "image", "width", "height", "meta", "objects")
+_OBJECT_FIELDS = ("bbox", "category_name")
+_BATCH_ROWS = 16
+_REMEDY = f"The schema is that of {REPO}: {', '.join(_COLUMNS)}."
+
+
+def read_hub(revision: str) -> Iterator[Candidate]:
+    """Candidates of the hub's dataset at a commit, downloaded into the hub's own cache (`HF_HOME`).
+
+    Raises:
+        SettingsError: when `revision` is not a full commit hash.
+        DataError: when the download fails.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        problem = f"{revision!r} is not a commit" if revision else "the source 'hub' names no revision"
+        raise SettingsError(
+            f"{problem}, so two runs could see different data", field="source",
+            remedy=f"Use hub@REVISION with the full 40-digit commit hash from "
+            f"https://huggingface.co/datasets/{REPO}/commits/main, or hub:/path to local parquet files.",
+        )  # fmt: skip
+    return read_parquet(_download(revision))
+
+
+def read_parquet(path: Path) -> Iterator[Candidate]:
+    """Candidates of one parquet file or of all below a folder; `val*` and `test*` files are the test split.
+
+    Raises:
+        DataError: at once when there is no parquet file or one lacks a column.
+    """
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError("holds no parquet file", where=path, field="source", remedy=_REMEDY)
+    for file in files:
+        _check_schema(file)
+    return (candidate for file in files for candidate in _read_file(file))
+
+
+def _download(revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(REPO, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
+    except Exception as error:  # the hub client lets through errors of every HTTP layer below it
+        raise DataError(
+            f"could not be downloaded ({type(error).__name__}: {error})", where=f"{REPO}@{revision}", field="revision",
+            remedy="Check network and commit, or use hub:/path with parquet files fetched elsewhere.",
+        ) from error  # fmt: skip
+    return Path(folder)
+
+
+def _check_schema(file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"is no readable parquet file ({error})", where=file, field="footer", remedy="Fetch it again."
+        ) from error
+    missing = [name for name in _COLUMNS if name not in schema.names]
+    if not missing:
+        objects = schema.field("objects").type
+        present = {field.name for field in objects} if pa.types.is_struct(objects) else set()
+        missing = [f"objects.{name}" for name in _OBJECT_FIELDS if name not in present]
+    if missing:
+        raise DataError("column is missing", where=file, field=missing[0], remedy=_REMEDY)
+
+
+def _read_file(file: Path) -> Iterator[Candidate]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
+                for row in batch.to_pylist():
+                    yield _to_candidate(row, _split_of(file), f"{file} row {number}")
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"is damaged at row {number} or after ({error})", where=file, field="row", remedy="Fetch it again."
+        ) from error
+
+
+def _split_of(file: Path) -> Split | None:
+    return "test" if file.name.startswith(("val", "test")) else None
+
+
+def _to_candidate(row: Mapping[str, Any], split: Split | None, where: str) -> Candidate:
+    name = str(row["image_id"])
+    objects = row["objects"] or {}
+    return Candidate(
+        id=name,
+        image=(row["image"] or {}).get("bytes") or b"",  # no bytes: rejected as unreadable, and counted
+        boxes=tuple(to_numbers(box) for box in objects.get("bbox") or ()),
+        box_format="yxyx_unit",
+        barcode=get_barcode(row["meta"] or {}, name),
+        split=split,
+        where=f"{where} {name}",
+        source="hub",
+        size=(row["width"], row["height"]) if row["width"] and row["height"] else None,
+        categories=tuple(str(category) for category in objects.get("category_name") or ()),
+    )

@@ -1,0 +1,158 @@
+"""Loading: base models, processors and adapters, always under a contract, never with remote code.
+
+Belongs here: what turns a folder or hub id into a model ready to train or answer. Does not belong
+here: the training loop (`train`), generation (`predict`), merging (`merge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import BitsAndBytesConfig
+
+from nutridet_core.errors import ArtifactError, AuditError
+from nutridet_core.families import Family
+from nutridet_core.profiles import Profile
+from nutridet_core.prompts import Contract, set_resize
+from nutridet_core.store import MANIFEST, read_manifest
+
+Precision = Literal["nf4", "bf16", "float32"]
+_DTYPES: dict[Precision, torch.dtype] = {"nf4": torch.bfloat16, "bf16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from: a folder, or a hub id at a pinned commit."""
+
+    path: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, when it is one."""
+        return Path(self.path) if Path(self.path).is_dir() else None
+
+
+def base_source(profile: Profile) -> Source:
+    """The base model of a profile.
+
+    Raises:
+        ArtifactError: when a hub id has no pinned commit.
+    """
+    source = Source(profile.base_model, profile.revision)
+    if source.folder is None and not source.revision:
+        raise ArtifactError("hub model without a revision", where=source.path, remedy="Pin a commit in the profile.")
+    return source
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_processor(source: Source, family: Family, contract: Contract) -> Any:
+    """The processor with the contract's resize; prompts are left-padded for generation."""
+    processor_class = getattr(transformers, family.processor_class)
+    processor = processor_class.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    processor.tokenizer.padding_side = "left"
+    set_resize(contract, processor)
+    return processor
+
+
+def load_model(source: Source, family: Family, precision: Precision, contract: Contract) -> Any:
+    """A base, merged or FP8 model in evaluation mode on the device.
+
+    A folder with a manifest is held to it: every file hashed, and its contract compared.
+    """
+    if source.folder is not None and (source.folder / MANIFEST).is_file():
+        contract.require(read_manifest(source.folder), source.folder)
+    model_class = getattr(transformers, family.model_class)
+    model = model_class.from_pretrained(
+        source.path,
+        revision=source.revision,
+        dtype=_DTYPES[precision],
+        device_map={"": device()},
+        quantization_config=nf4_config(family) if precision == "nf4" else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
+    )
+    return model.eval()
+
+
+def nf4_config(family: Family) -> BitsAndBytesConfig:
+    """QLoRA's 4-bit NormalFloat with double quantisation (arXiv 2305.14314), vision tower and head kept out."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=list(family.full_precision_modules),
+    )
+
+
+def attach_adapter(model: Any, folder: Path, contract: Contract, *, name: str = "default") -> Any:
+    """Put a LoRA adapter on a base model and prove that every key found its place.
+
+    PEFT only warns when keys do not match, and the model then answers like its base.
+
+    Raises:
+        ArtifactError, ContractError: when the adapter's manifest does not hold.
+        AuditError: when keys are missing, unexpected, or the adapter is all zeros.
+    """
+    from peft import PeftModel
+
+    contract.require(read_manifest(folder), folder)
+    require_adapter_keys(model, folder)
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), adapter_name=name)
+        model.set_adapter(name)
+        return model.eval()
+    return PeftModel.from_pretrained(model, str(folder), adapter_name=name).eval()
+
+
+def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
+    """Compare the adapter's tensor names with the module names of the model they must sit on.
+
+    Returns:
+        `{"tensors": ..., "nonzero": ...}`, counts of tensors and of B matrices that are not all zero.
+
+    Raises:
+        AuditError: naming the first keys without a module.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    modules = {name for name, _ in base.named_modules()}
+    prefix = "base_model.model."
+    homeless = [key for key in tensors if key.removeprefix(prefix).split(".lora_")[0] not in modules]
+    if homeless:
+        raise AuditError(
+            f"adapter_active: {len(homeless)} of {len(tensors)} adapter keys have no module in the model, e.g. {homeless[0]}",
+            evidence={"unexpected_keys": homeless[:5], "tensors": len(tensors)},
+            remedy="The adapter was trained under other module names; convert it or train again.",
+        )
+    nonzero = sum(bool(value.any()) for key, value in tensors.items() if ".lora_B." in key)
+    if nonzero == 0:
+        raise AuditError("adapter_active: every B matrix is zero, the adapter does nothing")
+    return {"tensors": len(tensors), "nonzero": nonzero}
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """The base model under a PEFT model, for comparison."""
+    with model.disable_adapter():
+        yield
+
+
+def count_parameters(model: Any) -> dict[str, int]:
+    """`{"all": ..., "trainable": ...}`; 4-bit weights count two per stored byte."""
+    total = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in model.parameters())
+    return {"all": total, "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}

@@ -1,0 +1,106 @@
+"""Profiles: what to run on. Base model, data source, pixel budget, precision and batch sizes.
+
+Belongs here: frozen literals. Does not belong here: what is compared (`experiments`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nutridet_core.errors import SettingsError
+from nutridet_core.families import Family, get_family
+from nutridet_core.prompts import Contract
+
+TINY_WEIGHTS = Path(__file__).parent / "tiny" / "base"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to run the whole pipeline."""
+
+    name: str
+    family: str
+    base_model: str
+    """A folder or a hub id."""
+    revision: str | None
+    """Commit of the hub id; None for a folder."""
+    source: str
+    """Where photos come from: see `data.sources`."""
+    min_pixels: int
+    max_pixels: int
+    """Bounds on a photo's area after the resize."""
+    training_precision: Literal["nf4", "bf16", "float32"]
+    """nf4: QLoRA, the frozen weights in 4 bits with double quantisation."""
+    scoring_precision: Literal["bf16", "float32"]
+    learning_rate_scale: float
+    """Multiplies each experiment's rate: a smaller network takes larger steps."""
+    train_batch_size: int
+    """Photos per optimiser step and device."""
+    score_batch_size: int
+    max_new_tokens: int
+    """Longest answer, in tokens."""
+    gradient_checkpointing: bool
+    max_epochs: int | None = None
+    """Cuts every experiment short; None runs each to its end."""
+
+    @property
+    def contract(self) -> Contract:
+        """What training, evaluation and serving share under this profile."""
+        return Contract(self.family, self.min_pixels, self.max_pixels)
+
+    @property
+    def architecture(self) -> Family:
+        """The model family."""
+        return get_family(self.family)
+
+
+TINY = Profile(
+    name="tiny",
+    family="qwen2-vl",
+    base_model=str(TINY_WEIGHTS),
+    revision=None,
+    source="generated:400",
+    min_pixels=168 * 168,
+    max_pixels=252 * 252,
+    training_precision="nf4",
+    scoring_precision="float32",
+    learning_rate_scale=10.0,
+    train_batch_size=8,
+    score_batch_size=32,
+    max_new_tokens=64,
+    gradient_checkpointing=False,
+)
+
+QWEN2_VL_7B = Profile(
+    name="qwen2-vl-7b",
+    family="qwen2-vl",
+    base_model="Qwen/Qwen2-VL-7B-Instruct",
+    revision="eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+    source="hub",
+    min_pixels=256 * 28 * 28,
+    max_pixels=600 * 28 * 28,
+    training_precision="nf4",
+    scoring_precision="bf16",
+    learning_rate_scale=1.0,
+    train_batch_size=8,
+    score_batch_size=16,
+    max_new_tokens=128,
+    gradient_checkpointing=True,
+)
+
+PROFILES: tuple[Profile, ...] = (TINY, QWEN2_VL_7B)
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        SettingsError: naming the profiles there are.
+    """
+    for profile in PROFILES:
+        if profile.name == name:
+            return profile
+    known = ", ".join(profile.name for profile in PROFILES)
+    raise SettingsError(f"no profile {name!r}", field="NUTRIDET_PROFILE", remedy=f"Known: {known}.")

@@ -1,0 +1,307 @@
+"""Scores: how well boxes were found, with n and a 95 % interval on every number.
+
+Belongs here: the metrics and the result object. Does not belong here: running a model
+(`evaluate`), comparing two results (`compare`), pictures (`report`).
+
+Definitions: `mean_iou` is the seed's: for each ground-truth box the best IoU of any prediction on
+that photo (0 if none), averaged over all ground-truth boxes. Precision, recall and F1 match
+one-to-one (Hungarian). AP is COCO's (pycocotools). Intervals are percentile bootstraps over photos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nutridet_core.answers import FAILURES, Form, Problem
+from nutridet_core.boxes import Box, iou_matrix
+
+THRESHOLDS = (0.5, 0.75, 0.9)
+RESAMPLES = 2000
+_AP_RESAMPLES = 200  # each one runs COCO's accumulation again
+_SEED = 20241  # fixed: the same predictions give the same interval
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo: what is there, what was predicted, and how the answer read."""
+
+    id: str
+    width: int
+    height: int
+    truth: tuple[Box, ...]
+    predicted: tuple[Box, ...]
+    confidence: float
+    text: str
+    form: str
+    problems: tuple[str, ...]
+    seconds: float
+
+    @property
+    def ious(self) -> tuple[float, ...]:
+        """Best IoU of any prediction, per ground-truth box."""
+        if not self.predicted or not self.truth:
+            return (0.0,) * len(self.truth)
+        return tuple(float(value) for value in iou_matrix(self.truth, self.predicted).max(axis=1))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer could not be read in full."""
+        return not FAILURES.isdisjoint(Problem(problem) for problem in self.problems)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval. `low` and `high` are NaN when there is nothing to resample."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The result of scoring one subject on one split. One object, four faces."""
+
+    subject: str
+    split: str
+    photos: int
+    boxes: int
+    negatives: int
+    metrics: dict[str, Estimate]
+    forms: dict[str, int]
+    """Answers by how they were written."""
+    problems: dict[str, int]
+    """Answers by what was wrong with them."""
+    seconds_per_photo: float
+    """Median over photos."""
+
+    @property
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.subject} on {self.split}: {self._counts}"]
+        lines += [f"  {name:22} {estimate}" for name, estimate in self.metrics.items()]
+        return "\n".join(lines)
+
+    @property
+    def markdown(self) -> str:
+        """For Dagster and reports."""
+        rows = [f"| {name} | {estimate.value:.3f} | {estimate.low:.3f} to {estimate.high:.3f} |"
+                for name, estimate in self.metrics.items()]  # fmt: skip
+        head = f"**{self.subject}** on {self.split}, {self._counts}\n\n| metric | value | 95 % interval |\n|---|---|---|"
+        return "\n".join([head, *rows])
+
+    @property
+    def mlflow_metrics(self) -> dict[str, float]:
+        """Flat and finite, named `split.metric`, with `_low` and `_high`."""
+        flat = {f"{self.split}.photos": float(self.photos), f"{self.split}.boxes": float(self.boxes)}
+        for name, estimate in self.metrics.items():
+            for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
+                if np.isfinite(value):
+                    flat[f"{self.split}.{name}{suffix}"] = value
+        return flat
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Plain values for Dagster's metadata: plots over materialisations need numbers."""
+        headline = {name: self.metrics[name].value for name in ("mean_iou", "f1_50", "parse_failure_rate")}
+        return {**headline, "photos": self.photos, "boxes": self.boxes, "negatives": self.negatives}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scores:
+        """From `to_dict`."""
+        metrics = {name: Estimate(**estimate) for name, estimate in values["metrics"].items()}
+        return cls(**{**values, "metrics": metrics})
+
+    @property
+    def _counts(self) -> str:
+        return f"n = {self.photos} photos, {self.boxes} boxes, {self.negatives} without a table"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Per photo, everything the metrics are ratios of; each field has shape `(photos,)`."""
+
+    boxes: Array
+    predictions: Array
+    iou_sum: Array
+    matched: dict[float, Array]
+    failures: Array
+    negatives: Array
+    false_detections: Array
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Tally:
+        """Count once; resampling then only weighs."""
+        boxes = np.array([len(sample.truth) for sample in samples], dtype=np.float64)
+        predictions = np.array([len(sample.predicted) for sample in samples], dtype=np.float64)
+        negatives = (boxes == 0).astype(np.float64)
+        return cls(
+            boxes=boxes,
+            predictions=predictions,
+            iou_sum=np.array([sum(sample.ious) for sample in samples]),
+            matched={t: np.array([_matches(sample, t) for sample in samples]) for t in THRESHOLDS},
+            failures=np.array([float(sample.failed) for sample in samples]),
+            negatives=negatives,
+            false_detections=negatives * (predictions > 0),
+        )
+
+    def metrics(self, weights: Array) -> dict[str, Array]:
+        """Every metric under `weights` of shape `(resamples, photos)`; each of shape `(resamples,)`."""
+        boxes, predictions = weights @ self.boxes, weights @ self.predictions
+        positive = 1 - self.negatives
+        image_mean = np.divide(self.iou_sum, self.boxes, out=np.zeros_like(self.boxes), where=self.boxes > 0)
+        result = {
+            "mean_iou": _ratio(weights @ self.iou_sum, boxes),
+            "image_mean_iou": _ratio(weights @ image_mean, weights @ positive),
+        }
+        for threshold, matched in self.matched.items():
+            hits, name = weights @ matched, f"{threshold * 100:.0f}"
+            result[f"precision_{name}"] = _ratio(hits, predictions)
+            result[f"recall_{name}"] = _ratio(hits, boxes)
+            result[f"f1_{name}"] = _ratio(2 * hits, predictions + boxes)
+        result["parse_failure_rate"] = _ratio(weights @ self.failures, weights.sum(axis=1))
+        result["false_detection_rate"] = _ratio(weights @ self.false_detections, weights @ self.negatives)
+        return result
+
+
+def score(subject: str, split: str, samples: Sequence[Sample]) -> Scores:
+    """All metrics of one subject on one split.
+
+    Raises:
+        ValueError: without any sample.
+    """
+    if not samples:
+        raise ValueError(f"{subject} on {split}: nothing to score")
+    tally = Tally.of(samples)
+    metrics = estimate(tally.metrics, len(samples)) | _average_precision(samples)
+    return Scores(
+        subject=subject,
+        split=split,
+        photos=len(samples),
+        boxes=int(tally.boxes.sum()),
+        negatives=int(tally.negatives.sum()),
+        metrics=metrics,
+        forms=dict(Counter(Form(sample.form).value for sample in samples)),
+        problems=dict(Counter(Problem(problem).value for sample in samples for problem in sample.problems)),
+        seconds_per_photo=float(np.median([sample.seconds for sample in samples])),
+    )
+
+
+def estimate(metrics: Callable[[Array], dict[str, Array]], photos: int) -> dict[str, Estimate]:
+    """Point values and percentile bootstrap intervals of functions of photo weights."""
+    values = metrics(np.ones((1, photos)))
+    resampled = metrics(bootstrap_weights(photos))
+    return {name: interval(float(value[0]), resampled[name]) for name, value in values.items()}
+
+
+def bootstrap_weights(photos: int, resamples: int = RESAMPLES) -> Array:
+    """How often each photo is drawn in each resample, shape `(resamples, photos)`."""
+    rng = np.random.default_rng(_SEED)
+    return rng.multinomial(photos, np.full(photos, 1 / photos), size=resamples).astype(np.float64)
+
+
+def interval(value: float, resampled: Array) -> Estimate:
+    """The middle 95 % of the resamples that are defined."""
+    defined = resampled[np.isfinite(resampled)]
+    if not defined.size:
+        return Estimate(value, float("nan"), float("nan"))
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
+def _matches(sample: Sample, threshold: float) -> float:
+    """Most one-to-one pairs of truth and prediction with an IoU of at least `threshold`."""
+    if not sample.truth or not sample.predicted:
+        return 0.0
+    from scipy.optimize import linear_sum_assignment
+
+    close = iou_matrix(sample.truth, sample.predicted) >= threshold
+    rows, columns = linear_sum_assignment(close, maximize=True)
+    return float(close[rows, columns].sum())
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """NaN where nothing was counted: no predictions means no precision, not a precision of 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(numerator / denominator)
+
+
+def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
+    names = ("ap", "ap_50", "ap_75")
+    if not any(sample.truth for sample in samples):
+        return {name: Estimate(float("nan"), float("nan"), float("nan")) for name in names}
+    evaluator = _coco_evaluator(samples)
+    point = _accumulate(evaluator, range(len(samples)))
+    rng = np.random.default_rng(_SEED)
+    draws = np.array(
+        [_accumulate(evaluator, rng.integers(0, len(samples), len(samples)).tolist()) for _ in range(_AP_RESAMPLES)]
+    )
+    return {name: interval(value, draws[:, column]) for column, (name, value) in enumerate(zip(names, point, strict=True))}
+
+
+def _coco_evaluator(samples: Sequence[Sample]) -> Any:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth, found = COCO(), COCO()
+    images = [{"id": number} for number in range(len(samples))]
+    for coco, boxes_of, scored in ((truth, "truth", False), (found, "predicted", True)):
+        annotations = [
+            _annotation(number, box, sample.confidence if scored else None)
+            for number, sample in enumerate(samples)
+            for box in getattr(sample, boxes_of)
+        ]
+        for index, annotation in enumerate(annotations, start=1):
+            annotation["id"] = index
+        coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+    evaluator = COCOeval(truth, found, "bbox")
+    evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0.0, 1e10]], ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+    return evaluator
+
+
+def _annotation(image: int, box: Box, confidence: float | None) -> dict[str, Any]:
+    scale = 1000  # COCO's area and IoU do not care about the unit
+    x0, y0, x1, y1 = (scale * value for value in box.as_tuple())
+    annotation = {"image_id": image, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
+                  "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "ignore": 0}  # fmt: skip
+    return annotation if confidence is None else {**annotation, "score": confidence}
+
+
+def _accumulate(evaluator: Any, chosen: Sequence[int]) -> tuple[float, float, float]:
+    """AP, AP50 and AP75 over the chosen photos; COCO's evaluation per photo is reused."""
+    from copy import copy, deepcopy
+
+    resampled = copy(evaluator)
+    resampled.params, resampled._paramsEval = deepcopy(evaluator.params), deepcopy(evaluator._paramsEval)
+    resampled.evalImgs = [evaluator.evalImgs[number] for number in chosen]
+    resampled.params.imgIds = resampled._paramsEval.imgIds = list(range(len(chosen)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        resampled.accumulate()
+    precision = resampled.eval["precision"][:, :, 0, 0, -1]  # (IoU threshold, recall); -1 where there is no truth
+    return _mean(precision), _mean(precision[0]), _mean(precision[5])
+
+
+def _mean(precision: Array) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else float("nan")

@@ -1,0 +1,60 @@
+"""Settings: the few things that differ between machines, read from `NUTRIDET_*` variables.
+
+Belongs here: where things lie and which profile runs. Does not belong here: hyper-parameters
+(`experiments`, `profiles`). Nothing is read at import; `Settings()` reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nutridet_core.experiments import Experiment, load_experiments
+from nutridet_core.profiles import Profile, get_profile
+
+
+class Settings(BaseSettings):
+    """One installation of nutridet; every field is also a `NUTRIDET_` environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="NUTRIDET_", frozen=True, extra="ignore")
+
+    home: Path = Path(".nutridet")
+    """Everything this project writes: artefacts, MLflow and Dagster databases."""
+    profile: str = "tiny"
+    source: str | None = None
+    """Photo source instead of the profile's: `generated:400`, `coco:/path`, `hub@REVISION` ..."""
+    test_source: str | None = None
+    """A source of its own for the test split; `source` then feeds training and selection only."""
+    experiments: Path | None = None
+    """TOML file with further experiments."""
+    tracking_uri: str | None = None
+    """MLflow server; the default is a SQLite file under `home`."""
+    reevaluation_cron: str = "0 6 * * 1"
+    """When `champion` is scored again: Mondays at 6."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @property
+    def active_profile(self) -> Profile:
+        """The profile named by `profile`."""
+        return get_profile(self.profile)
+
+    @property
+    def all_experiments(self) -> dict[str, Experiment]:
+        """Built-in experiments and the user's."""
+        return load_experiments(self.experiments)
+
+    @property
+    def artifacts(self) -> Path:
+        """Where artefacts of the active profile lie; profiles never share a folder."""
+        return self.home / "artifacts" / self.profile
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The tracking and registry URI in force."""
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"

@@ -1,0 +1,215 @@
+"""Artefacts on disk: a folder exists when its manifest does, and the manifest is written last.
+
+Belongs here: manifests, hashes, atomic writes. Does not belong here: what an artefact means
+(`pipeline`) or who may use it (`audits`).
+
+A writer fills a temporary sibling folder, every file is hashed and flushed, the manifest goes in
+last, and one `os.replace` puts the folder in its place. A reader that finds no valid manifest
+finds no artefact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nutridet_core.errors import ArtifactError
+
+MANIFEST = "nutridet.json"
+_STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "compressed-tensors")
+
+
+class Manifest(BaseModel):
+    """What an artefact is made of and how it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """What sort of artefact: dataset, adapter, checkpoint, scores, model, report."""
+    name: str
+    files: dict[str, str] = Field(default_factory=dict)
+    """sha256 of every file, by its path relative to the folder."""
+    contract: str | None = None
+    """Hash of the contract the artefact was made under (`prompts.Contract`)."""
+    data_fingerprint: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Everything needed to make it again."""
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """What was measured while making it, audits included."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    git_commit: str | None = None
+    mlflow_run_id: str | None = None
+    created: str = ""
+
+    @property
+    def digest(self) -> str:
+        """One hash for the content of the artefact: its files, not its time of writing."""
+        return digest(self.files)
+
+
+def digest(value: object) -> str:
+    """sha256 of a JSON-serialisable value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees either the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash what lies in `folder` and write its manifest, last. Returns the completed manifest."""
+    complete = manifest.model_copy(
+        update={
+            "files": _hash_files(folder),
+            "versions": stack_versions(),
+            "git_commit": git_commit(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    write_text(folder / MANIFEST, complete.model_dump_json(indent=1) + "\n")
+    return complete
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A temporary sibling of `folder` that takes its place when the block ends without an error.
+
+    The block must `seal` the folder it is given; an unsealed folder is refused.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if not (temporary / MANIFEST).is_file():
+            raise ArtifactError("was written without a manifest", where=folder)
+        _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True) -> Manifest:
+    """The manifest of an artefact; with `verify`, after hashing every file it names.
+
+    Raises:
+        ArtifactError: when the manifest is missing or unreadable, or a file is missing or changed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(
+            "no manifest, so there is no artefact here", where=folder, remedy="Materialise it (again)."
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(
+            f"manifest is torn or foreign: {error.errors()[0]['msg']}", where=path, remedy="Materialise it again."
+        ) from error
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(f"is a {manifest.kind}, not a {kind}", where=path, field="kind")
+    if verify:
+        _verify_files(folder, manifest)
+    return manifest
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds an artefact whose every file matches its manifest."""
+    try:
+        read_manifest(folder)
+    except ArtifactError:
+        return False
+    return True
+
+
+def stack_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers; those not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for package in _STACK:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, `-dirty` when it has changes; None outside one."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Hashes of all files below; a sealed folder inside is vouched for by its own manifest alone."""
+    hashes: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != MANIFEST:
+            hashes[path.name] = _flushed_sha256(path)
+        elif (path / MANIFEST).is_file():
+            hashes[f"{path.name}/{MANIFEST}"] = _flushed_sha256(path / MANIFEST)
+        elif path.is_dir():
+            hashes |= {f"{path.name}/{name}": value for name, value in _hash_files(path).items()}
+    return hashes
+
+
+def _flushed_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())  # a manifest must not outlive, in a power cut, the file it vouches for
+    return file_sha256(path)
+
+
+def _verify_files(folder: Path, manifest: Manifest) -> None:
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError("file is missing", where=path, remedy="Materialise it again.")
+        if file_sha256(path) != expected:
+            raise ArtifactError("file has changed since it was written", where=path, remedy="Materialise it again.")
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Two renames: a crash between them leaves no folder, which readers see as no artefact."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
+    if folder.exists():
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)

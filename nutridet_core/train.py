@@ -1,0 +1,312 @@
+"""Fine-tuning: one experiment, through TRL's SFTTrainer, PEFT and bitsandbytes.
+
+Belongs here: the trainer's set-up, its audits, its checkpoints. Does not belong here: what is
+trained (`experiments`), on what (`profiles`), or what the checkpoints are worth (`evaluate`).
+
+Every epoch leaves a sealed checkpoint. A killed run continues from the newest complete one; a torn
+one is deleted, never used; a folder of another configuration is started afresh.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from nutridet_core.answers import write_answer
+from nutridet_core.audits import Audit, audit_gradients, audit_labels, audit_modules
+from nutridet_core.boxes import Box
+from nutridet_core.data.dataset import load_split
+from nutridet_core.errors import ArtifactError
+from nutridet_core.experiments import Experiment
+from nutridet_core.families import lora_pattern
+from nutridet_core.models import base_source, count_parameters, load_model, load_processor
+from nutridet_core.profiles import Profile
+from nutridet_core.prompts import Contract, prompt_text, resized_size
+from nutridet_core.store import Manifest, digest, is_complete, read_manifest, seal
+
+TERMINATOR = "<|im_end|>\n"
+"""What ends a turn in ChatML. Without it in the loss a model never learns to stop."""
+PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>")
+_AUDITED_ROWS = 16
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is trained, on what, and where it goes."""
+
+    experiment: Experiment
+    profile: Profile
+    dataset: Path
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the result; its hash decides whether a folder may be continued."""
+        experiment = asdict(self.experiment) | {"towers": sorted(self.experiment.towers)}
+        data = read_manifest(self.dataset, kind="dataset", verify=False).data_fingerprint
+        return {"experiment": experiment, "profile": asdict(self.profile), "data_fingerprint": data}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs after the profile's cut."""
+        return min(self.experiment.epochs, self.profile.max_epochs or self.experiment.epochs)
+
+
+def train(
+    run: TrainingRun,
+    *,
+    log: Callable[[str], None] = print,
+    on_metrics: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
+    mlflow_run_id: str | None = None,
+) -> Manifest:
+    """Train one experiment, or finish training it, and seal its folder.
+
+    Args:
+        log: gets a line of progress at least every few seconds.
+        on_metrics: gets (metrics, step) whenever the trainer logs.
+
+    Raises:
+        AuditError: before the first step, when labels or modules are not what the experiment says.
+    """
+    config = run.config
+    done = finished(run.folder, config)
+    if done is not None:
+        log(f"{run.experiment.name}: already trained under this configuration, nothing to do")
+        return done
+    resume_from = prepare_folder(run.folder, config)
+    processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
+    watch = Watch(run, log, on_metrics)
+    trainer = build_trainer(run, processor, watch)
+    audits = [audit_modules(trainer.model, run.profile.architecture, run.experiment.towers).require()]
+    audits.append(_audit_first_rows(trainer, run, processor).require())
+    for audit in audits:
+        log(f"{run.experiment.name}: {audit.name} passed: {audit.summary}")
+    if resume_from:
+        log(f"{run.experiment.name}: continues from {resume_from.name}")
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return seal(
+        run.folder,
+        Manifest(
+            kind="adapter",
+            name=run.experiment.name,
+            contract=run.profile.contract.hash,
+            data_fingerprint=config["data_fingerprint"],
+            config=config,
+            facts=_facts(trainer, watch, audits, resume_from),
+            mlflow_run_id=mlflow_run_id,
+        ),
+    )
+
+
+def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:
+    """The manifest of a complete training under exactly this configuration."""
+    try:
+        manifest = read_manifest(folder, kind="adapter")
+    except ArtifactError:
+        return None
+    same = digest(manifest.config) == digest(config)
+    return manifest if same and all(is_complete(path) for path in checkpoints(folder)) else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders in order of their steps, complete or not."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def prepare_folder(folder: Path, config: dict[str, Any]) -> Path | None:
+    """Delete what cannot be used; return the newest complete checkpoint of this configuration."""
+    for path in checkpoints(folder):
+        if not is_complete(path) or read_manifest(path, verify=False).config != {"digest": digest(config)}:
+            shutil.rmtree(path)
+    (folder / "nutridet.json").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (checkpoints(folder) or [None])[-1]  # type: ignore[list-item]
+
+
+def training_rows(run: TrainingRun, processor: Any) -> Dataset:
+    """Columns `image`, `prompt`, `completion`; the prompt is the very text that evaluation uses.
+
+    Strings and not messages: Arrow would put None keys into nested messages.
+    """
+    split = load_split(run.dataset, "train")
+    prompt = prompt_text(run.profile.contract, processor)
+    completions = [
+        completion(run.profile.contract, boxes, width, height)
+        for boxes, width, height in zip(split["boxes"], split["width"], split["height"], strict=True)
+    ]
+    rows = split.select_columns(["image"])
+    return rows.add_column("prompt", [prompt] * len(rows)).add_column("completion", completions)
+
+
+def completion(contract: Contract, boxes: Sequence[Sequence[float]], width: int, height: int) -> str:
+    """The right answer about a `width` x `height` photo, with its terminator."""
+    extent = contract.extent(resized_size(contract, width, height))
+    return write_answer([Box(*box) for box in boxes], extent) + TERMINATOR
+
+
+class Collator:
+    """TRL's collator; visual placeholders never count, also when the prompt is not masked."""
+
+    def __init__(self, processor: Any, *, mask_prompt: bool) -> None:
+        self.collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=mask_prompt)
+        ids = processor.tokenizer.convert_tokens_to_ids([t for t in PLACEHOLDERS if t in processor.tokenizer.get_vocab()])
+        self.placeholders = torch.tensor(ids)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        batch = self.collate(rows)
+        batch["labels"][torch.isin(batch["labels"], self.placeholders)] = -100
+        return batch
+
+
+def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> SFTTrainer:
+    """The trainer, ready to be audited and started."""
+    torch.manual_seed(run.experiment.seed)
+    profile = run.profile
+    model = load_model(base_source(profile), profile.architecture, profile.training_precision, profile.contract)
+    return SFTTrainer(
+        model=model,
+        args=_arguments(run),
+        train_dataset=training_rows(run, processor),
+        data_collator=Collator(processor, mask_prompt=run.experiment.mask_prompt),
+        processing_class=processor,
+        peft_config=lora_config(run.experiment, profile),
+        callbacks=[watch],
+    )
+
+
+def lora_config(experiment: Experiment, profile: Profile) -> LoraConfig:
+    """LoRA on exactly the experiment's towers; a string, since PEFT reads no pattern from a list."""
+    return LoraConfig(
+        r=experiment.rank,
+        lora_alpha=experiment.alpha,
+        lora_dropout=experiment.dropout,
+        target_modules=lora_pattern(profile.architecture, experiment.towers),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _arguments(run: TrainingRun) -> SFTConfig:
+    experiment, profile = run.experiment, run.profile
+    return SFTConfig(
+        output_dir=str(run.folder),
+        num_train_epochs=run.epochs,
+        per_device_train_batch_size=profile.train_batch_size,
+        learning_rate=experiment.learning_rate * profile.learning_rate_scale,
+        lr_scheduler_type="cosine",
+        warmup_steps=experiment.warmup_share,  # below 1, transformers 5 reads it as a share of all steps
+        weight_decay=experiment.weight_decay,
+        max_grad_norm=experiment.max_grad_norm,
+        seed=experiment.seed,
+        completion_only_loss=experiment.mask_prompt,
+        max_length=None,  # the default of 1024 would cut image tokens
+        bf16=profile.training_precision != "float32",
+        gradient_checkpointing=profile.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if profile.gradient_checkpointing else None,
+        save_strategy="epoch",
+        logging_steps=5,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class Watch(TrainerCallback):
+    """Seals checkpoints, audits the first gradient, reports progress."""
+
+    def __init__(
+        self, run: TrainingRun, log: Callable[[str], None], on_metrics: Callable[[dict[str, float], int], None]
+    ) -> None:
+        self.run, self.log, self.on_metrics = run, log, on_metrics
+        self.gradients: Audit | None = None
+        self.config_digest = digest(run.config)
+        self.began, self.first_step, self.last_line = time.monotonic(), 0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock after resuming, so that speed counts only what this process did."""
+        self.began, self.first_step = time.monotonic(), state.global_step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Audit the first gradients."""
+        if self.gradients is None:
+            family = self.run.profile.architecture
+            self.gradients = audit_gradients(model, family, self.run.experiment.towers).require()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A line at least every ten seconds."""
+        now = time.monotonic()
+        if now - self.last_line < 10 and state.global_step < state.max_steps:
+            return
+        self.last_line = now
+        speed = (state.global_step - self.first_step) / max(1e-9, now - self.began)
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
+        left = (state.max_steps - state.global_step) / max(1e-9, speed)
+        self.log(
+            f"{self.run.experiment.name}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, "
+            f"loss {loss:.3f}, {speed * args.train_batch_size:.1f} images/s, {left:.0f} s left"
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Pass the trainer's numbers on."""
+        self.on_metrics({f"train/{name}": value for name, value in (logs or {}).items()}, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seal the checkpoint that was just written: from here on it exists."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        profile = self.run.profile
+        seal(
+            folder,
+            Manifest(
+                kind="checkpoint",
+                name=f"{self.run.experiment.name}/{folder.name}",
+                contract=profile.contract.hash,
+                data_fingerprint=read_manifest(self.run.dataset, verify=False).data_fingerprint,
+                config={"digest": self.config_digest},
+                facts={"step": state.global_step, "epoch": state.epoch},
+            ),
+        )
+
+
+def _audit_first_rows(trainer: SFTTrainer, run: TrainingRun, processor: Any) -> Audit:
+    """Collate the first rows as training will, and read the labels back."""
+    rows = [trainer.train_dataset[index] for index in range(min(_AUDITED_ROWS, len(trainer.train_dataset)))]
+    answers = [row["completion"] for row in rows]
+    prompt = "" if run.experiment.mask_prompt else rows[0]["prompt"]
+    for placeholder in PLACEHOLDERS:
+        prompt = prompt.replace(placeholder, "")
+    return audit_labels(
+        trainer.data_collator(rows), processor.tokenizer, [prompt + answer for answer in answers], PLACEHOLDERS
+    )
+
+
+def _facts(trainer: SFTTrainer, watch: Watch, audits: list[Audit], resume_from: Path | None) -> dict[str, Any]:
+    state = trainer.state
+    seconds = time.monotonic() - watch.began
+    steps = state.global_step - watch.first_step
+    gradients = [watch.gradients] if watch.gradients else []
+    return {
+        "audits": {audit.name: audit.to_dict() for audit in [*audits, *gradients]},
+        "parameters": count_parameters(trainer.model),
+        "steps": state.global_step,
+        "seconds": round(seconds, 1),
+        "images_per_s": round(steps * trainer.args.train_batch_size / seconds, 2),
+        "peak_gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in state.log_history if "loss" in entry],
+        "resumed_from": resume_from.name if resume_from else None,
+    }

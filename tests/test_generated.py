@@ -1,0 +1,180 @@
+"""The synthetic generator: determinism, boxes, shares of tables, and geometry that can be checked by hand."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nutridet_core.data.generated import LABELS, Drawing, draw_page, draw_product_photo
+from nutridet_core.data.generated import photos as photos_module
+from nutridet_core.data.generated.camera import Camera, Pose, clip, visible_share
+from nutridet_core.data.generated.languages import LANGUAGES, NUTRIENTS
+from nutridet_core.data.generated.nutrients import draw_amounts
+from nutridet_core.data.generated.objects import BUILDERS, TABLE
+from nutridet_core.data.generated.palettes import BLACK, WHITE, Ink
+from nutridet_core.data.generated.panels import Panel, paint
+from nutridet_core.data.generated.tables import LAYOUTS
+
+Draw = Callable[[int, int], Drawing]
+Layout = Callable[[random.Random, Ink], Panel]
+
+PHOTOS = 150
+INK = Ink(WHITE, BLACK, None, (180, 30, 30))
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Drawing]:
+    return [draw_product_photo(7, index) for index in range(PHOTOS)]
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Drawing]:
+    return [draw_page(7, index) for index in range(PHOTOS)]
+
+
+def _tables(drawing: Drawing) -> int:
+    return sum(label == TABLE for label, _ in drawing.objects)
+
+
+@pytest.mark.parametrize("draw", [draw_product_photo, draw_page])
+def test_same_seed_and_index_give_the_same_drawing(draw: Draw) -> None:
+    first = draw(3, 11)
+    random.seed(99)
+    np.random.seed(99)  # global state must not matter
+    draw(3, 12)  # nor what was drawn before
+    second = draw(3, 11)
+    assert first.objects == second.objects
+    assert first.image.tobytes() == second.image.tobytes()
+
+
+@pytest.mark.parametrize("draw", [draw_product_photo, draw_page])
+def test_seed_and_index_both_matter(draw: Draw) -> None:
+    images = {draw(seed, index).image.tobytes() for seed, index in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    assert len(images) == 4
+
+
+def test_photo_sizes_and_mode(photos: list[Drawing]) -> None:
+    assert all(d.image.mode == "RGB" for d in photos)
+    assert all(448 <= max(d.image.size) <= 640 for d in photos)
+    aspects = [d.image.width / d.image.height for d in photos]
+    assert min(aspects) < 0.7
+    assert max(aspects) > 1.3
+
+
+def test_page_sizes_and_object_counts(pages: list[Drawing]) -> None:
+    assert all(252 <= side <= 336 for d in pages for side in d.image.size)
+    assert all(1 <= len(d.objects) <= 4 for d in pages)
+
+
+def test_every_label_is_known_and_occurs_on_pages(photos: list[Drawing], pages: list[Drawing]) -> None:
+    assert {label for d in photos for label, _ in d.objects} <= set(LABELS)
+    assert {label for d in pages for label, _ in d.objects} == set(LABELS)
+
+
+def test_shares_of_photos_by_number_of_tables(photos: list[Drawing]) -> None:
+    counts = Counter(_tables(d) for d in photos)
+    assert 0.04 < counts[0] / PHOTOS < 0.18
+    assert 0.03 < sum(n for tables, n in counts.items() if tables >= 2) / PHOTOS < 0.16
+
+
+def test_every_table_on_the_face_has_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+    aim = photos_module._aim
+
+    def spy(plan: photos_module.Plan, rng: random.Random) -> Camera:
+        planned.append(len(plan.tables))
+        return aim(plan, rng)
+
+    monkeypatch.setattr(photos_module, "_aim", spy)
+    drawn = [_tables(draw_product_photo(8, index)) for index in range(PHOTOS)]
+    assert drawn == planned
+
+
+def test_table_areas_span_close_ups_and_whole_packs(photos: list[Drawing]) -> None:
+    areas = [box.area for d in photos for label, box in d.objects if label == TABLE]
+    low, median, high = np.percentile(areas, (10, 50, 90))
+    assert low < 0.12
+    assert 0.15 < median < 0.4
+    assert high > 0.5
+
+
+def test_pages_rarely_repeat_a_label(pages: list[Drawing]) -> None:
+    repeated = [max(Counter(label for label, _ in d.objects).values()) > 1 for d in pages]
+    assert 0.02 < np.mean(repeated) < 0.2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_table_ink_fills_its_panel_and_stays_inside(layout: Layout) -> None:
+    em, margin = 16.0, 40
+    for seed in range(4):
+        panel = layout(random.Random(seed), INK)
+        width, height = panel.width * em, panel.height * em
+        canvas = Image.new("RGB", (round(width) + 2 * margin, round(height) + 2 * margin), WHITE)
+        paint(panel, canvas, margin, margin, em)
+        inked = np.argwhere((np.asarray(canvas) != WHITE).any(axis=-1))
+        (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
+        expected = (margin, margin, margin + width, margin + height)
+        assert (left, top, right, bottom) == pytest.approx(expected, abs=0.85 * em)
+        assert left >= margin - 2
+        assert right <= margin + width + 0.3 * em  # hinting widens small print slightly
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.9])
+def test_box_bounds_the_pixels_that_the_camera_sees(bend: float) -> None:
+    pose = Pose(roll=0.12, tilt=(0.15, -0.1), bend=bend, sag=0.2 if bend else 0.0)
+    camera = Camera(pose, ((250, 200), (160, 150)), (0.7, 0.8), 420, 400)
+    face = Image.new("RGB", (500, 400), BLACK)
+    rect = (120, 100, 330, 290)
+    face.paste((255, 255, 255), rect)
+    seen = np.asarray(camera.take(face, (400, 400)).convert("L")) > 127
+    (top, left), (bottom, right) = np.argwhere(seen).min(axis=0), np.argwhere(seen).max(axis=0) + 1
+    assert camera.bounds(rect) == pytest.approx((left, top, right, bottom), abs=2.0)
+
+
+def test_frontal_camera_only_scales_and_shifts() -> None:
+    camera = Camera(Pose(), ((100, 100), (50, 60)), (0.5, 0.25), 200, 200)
+    assert camera.bounds((80, 80, 140, 120)) == pytest.approx((40, 55, 70, 65))
+
+
+def test_quarter_turn_swaps_the_sides() -> None:
+    camera = Camera(Pose(roll=np.pi / 2), ((0, 0), (50, 50)), (1, 1), 100, 100)
+    assert camera.bounds((-20, -10, 20, 10)) == pytest.approx((40, 30, 60, 70))
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.8])
+def test_to_face_inverts_to_photo(bend: float) -> None:
+    camera = Camera(Pose(0.1, (0.2, 0.1), bend, 0.1), ((200, 150), (180, 170)), (0.8, 0.8), 400, 400)
+    points = np.array([[100.0, 80.0], [250.0, 220.0], [200.0, 150.0]])
+    assert camera.to_face(camera.to_photo(points)) == pytest.approx(points)
+
+
+def test_clipping_and_visible_share() -> None:
+    assert clip((-10, 20, 50, 140), (100, 100)) == (0, 20, 50, 100)
+    assert visible_share((-50, 0, 50, 100), (100, 100)) == pytest.approx(0.5)
+    assert visible_share((120, 0, 150, 100), (100, 100)) == 0
+
+
+def test_every_language_names_every_nutrient() -> None:
+    assert all(len(language.nutrients) == len(NUTRIENTS) for language in LANGUAGES)
+
+
+def test_amounts_are_consistent() -> None:
+    for seed in range(50):
+        grams = draw_amounts(random.Random(seed)).grams
+        assert grams["saturates"] <= grams["fat"]
+        assert grams["sugars"] <= grams["carbohydrate"]
+        assert grams["fat"] + grams["carbohydrate"] + grams["protein"] <= 98.5
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_every_builder_makes_a_panel_with_extent(label: str) -> None:
+    for seed in range(5):
+        panel = BUILDERS[label](random.Random(seed), INK)
+        assert panel.width > 1
+        assert panel.height > 1
+        assert panel.marks
