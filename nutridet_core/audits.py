@@ -18,6 +18,9 @@ from typing import Any
 from nutridet_core.compare import Comparison
 from nutridet_core.errors import AuditError
 from nutridet_core.families import TOWERS, Family, Tower, lora_pattern
+from nutridet_core.prompts import Contract
+from nutridet_core.scores import Scores
+from nutridet_core.store import Manifest
 
 MERGE_TOLERANCE = 0.01
 """Largest change of mean IoU by merging; the same adapter re-run moves by .005 to .008 across stacks."""
@@ -108,6 +111,50 @@ def audit_gradients(model: Any, family: Family, towers: frozenset[Tower]) -> Aud
     dead = [tower for tower in sorted(towers) if not norms[tower] > 0]
     summary = f"no gradient reaches LoRA in: {', '.join(dead)}" if dead else "gradients reach every tower named"
     return Audit("gradient_audit", not dead, summary, {"squared_norm": norms})
+
+
+def audit_contract(trained: Manifest, contract: Contract, prompt: str) -> Audit:
+    """What is asked now is what was trained: same contract, and the same rendered prompt.
+
+    The rendered prompt is compared as well because a chat template can change under an unchanged contract.
+    """
+    evidence = {"trained": trained.contract, "now": contract.hash}
+    if trained.contract != contract.hash:
+        return Audit("contract_audit", False, "family, prompt or pixel budget differ from training", evidence)
+    asked = trained.facts.get("prompt")
+    if asked != prompt:
+        return Audit("contract_audit", False, "the rendered prompt differs from training", {"trained": asked, "now": prompt})
+    return Audit("contract_audit", True, f"asked as trained, contract {contract.hash[:12]}", evidence)
+
+
+def audit_adapter_active(model: Any, inputs: Any) -> Audit:
+    """Logits with the adapter differ from those without: an adapter that matched no key changes nothing."""
+    import torch
+
+    with torch.inference_mode():
+        active = model(**inputs).logits[:, -1].float()
+        with model.disable_adapter():
+            base = model(**inputs).logits[:, -1].float()
+    change = float((active - base).abs().max())
+    summary = f"largest change of a logit by the adapter: {change:.4f}"
+    return Audit("adapter_active", change > 0, summary, {"largest_logit_change": change})
+
+
+def audit_parse_failures(scores: Scores) -> Audit:
+    """A fine-tuned model writes answers that can be read."""
+    rate = scores.metrics["parse_failure_rate"]
+    summary = f"{rate} of {scores.photos} answers unreadable (at most {PARSE_FAILURE_LIMIT}); {scores.problems}"
+    return Audit("parse_failures", rate.value <= PARSE_FAILURE_LIMIT, summary, {"rate": rate.value, **scores.problems})
+
+
+def audit_beats_baseline(comparison: Comparison) -> Audit:
+    """The paired interval of the difference to the zero-shot model lies above 0."""
+    return Audit("beats_baseline", comparison.better, comparison.text, {"difference": comparison.mean_iou.value})
+
+
+def audit_not_regressed(comparison: Comparison) -> Audit:
+    """The champion is not shown to be worse than when it was registered."""
+    return Audit("not_regressed", comparison.mean_iou.high >= 0, comparison.text, {"difference": comparison.mean_iou.value})
 
 
 def audit_merge(comparison: Comparison) -> Audit:

@@ -6,13 +6,14 @@ Belongs here: differences and their intervals. Does not belong here: what is don
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nutridet_core.errors import DataError
-from nutridet_core.scores import Estimate, Sample, Tally, bootstrap_weights, interval
+from nutridet_core.scores import Estimate, Sample, Scores, Tally, bootstrap_weights, interval
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ def compare(first: str, second: str, before: Sequence[Sample], after: Sequence[S
         differences[name] = interval(value, new.metrics(drawn)[name] - old.metrics(drawn)[name])
     same = np.mean([a.text == b.text for a, b in zip(before, after, strict=True)])
     return Comparison(first, second, len(before), differences["mean_iou"], differences["f1_50"], float(same))
+
+
+def compare_unpaired(first: str, second: str, before: Scores, after: Scores) -> Comparison:
+    """Difference of two scores on different photos: independent, so the squares of their errors add."""
+    differences = {name: _difference(before.metrics[name], after.metrics[name]) for name in ("mean_iou", "f1_50")}
+    return Comparison(first, second, after.photos, differences["mean_iou"], differences["f1_50"], float("nan"))
+
+
+def _difference(before: Estimate, after: Estimate) -> Estimate:
+    value = after.value - before.value
+    down = math.hypot(after.value - after.low, before.high - before.value)
+    up = math.hypot(after.high - after.value, before.value - before.low)
+    return Estimate(value, value - down, value + up)
 
 
 def _require_same_photos(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> None:

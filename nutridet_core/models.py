@@ -6,8 +6,6 @@ here: the training loop (`train`), generation (`predict`), merging (`merge`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,10 +95,11 @@ def nf4_config(family: Family) -> BitsAndBytesConfig:
     )
 
 
-def attach_adapter(model: Any, folder: Path, contract: Contract, *, name: str = "default") -> Any:
+def attach_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     """Put a LoRA adapter on a base model and prove that every key found its place.
 
-    PEFT only warns when keys do not match, and the model then answers like its base.
+    PEFT only warns when keys do not match, and the model then answers like its base. A model that
+    carries an adapter already gets this one in its stead.
 
     Raises:
         ArtifactError, ContractError: when the adapter's manifest does not hold.
@@ -110,11 +109,14 @@ def attach_adapter(model: Any, folder: Path, contract: Contract, *, name: str = 
 
     contract.require(read_manifest(folder), folder)
     require_adapter_keys(model, folder)
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), adapter_name=name)
-        model.set_adapter(name)
-        return model.eval()
-    return PeftModel.from_pretrained(model, str(folder), adapter_name=name).eval()
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, str(folder), adapter_name="even").eval()
+    (worn,) = model.peft_config
+    name = "odd" if worn == "even" else "even"
+    model.load_adapter(str(folder), adapter_name=name)
+    model.set_adapter(name)
+    model.delete_adapter(worn)
+    return model.eval()
 
 
 def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
@@ -143,13 +145,6 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     if nonzero == 0:
         raise AuditError("adapter_active: every B matrix is zero, the adapter does nothing")
     return {"tensors": len(tensors), "nonzero": nonzero}
-
-
-@contextmanager
-def adapter_off(model: Any) -> Iterator[None]:
-    """The base model under a PEFT model, for comparison."""
-    with model.disable_adapter():
-        yield
 
 
 def count_parameters(model: Any) -> dict[str, int]:

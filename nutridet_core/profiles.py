@@ -12,6 +12,7 @@ from typing import Literal
 from nutridet_core.errors import SettingsError
 from nutridet_core.families import Family, get_family
 from nutridet_core.prompts import Contract
+from nutridet_core.store import MANIFEST, read_manifest
 
 TINY_WEIGHTS = Path(__file__).parent / "tiny" / "base"
 
@@ -49,6 +50,14 @@ class Profile:
     def contract(self) -> Contract:
         """What training, evaluation and serving share under this profile."""
         return Contract(self.family, self.min_pixels, self.max_pixels)
+
+    @property
+    def base_identity(self) -> str:
+        """What the base weights are, wherever they lie: a folder's digest, or a hub id at its commit."""
+        folder = Path(self.base_model)
+        if (folder / MANIFEST).is_file():
+            return read_manifest(folder, verify=False).digest
+        return f"{self.base_model}@{self.revision}"
 
     @property
     def architecture(self) -> Family:

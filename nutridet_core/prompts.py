@@ -84,10 +84,7 @@ def prompt_text(contract: Contract, processor: Any) -> str:
 
 def set_resize(contract: Contract, processor: Any) -> None:
     """Give a processor the contract's pixel budget, so that it is saved and used with it."""
-    budget = {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}
-    processor.image_processor.size = type(processor.image_processor.size)(**budget) if not isinstance(
-        processor.image_processor.size, dict
-    ) else budget
+    processor.image_processor.size = {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}
 
 
 def resized_size(contract: Contract, width: int, height: int) -> tuple[int, int]:

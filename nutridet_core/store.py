@@ -154,6 +154,15 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
+def reusable(folder: Path, kind: str, config: dict[str, Any]) -> Manifest | None:
+    """The manifest of a complete artefact made from exactly this configuration, if there is one."""
+    try:
+        manifest = read_manifest(folder, kind=kind)
+    except ArtifactError:
+        return None
+    return manifest if digest(manifest.config) == digest(config) else None
+
+
 def stack_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers; those not installed are left out."""
     versions = {"python": platform.python_version()}

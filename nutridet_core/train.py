@@ -28,13 +28,12 @@ from nutridet_core.answers import write_answer
 from nutridet_core.audits import Audit, audit_gradients, audit_labels, audit_modules
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
-from nutridet_core.errors import ArtifactError
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import lora_pattern
 from nutridet_core.models import base_source, count_parameters, load_model, load_processor
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
-from nutridet_core.store import Manifest, digest, is_complete, read_manifest, seal
+from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
 
 TERMINATOR = "<|im_end|>\n"
 """What ends a turn in ChatML. Without it in the loss a model never learns to stop."""
@@ -56,7 +55,8 @@ class TrainingRun:
         """Everything that decides the result; its hash decides whether a folder may be continued."""
         experiment = asdict(self.experiment) | {"towers": sorted(self.experiment.towers)}
         data = read_manifest(self.dataset, kind="dataset", verify=False).data_fingerprint
-        return {"experiment": experiment, "profile": asdict(self.profile), "data_fingerprint": data}
+        profile = asdict(self.profile) | {"base_model": self.profile.base_identity}
+        return {"experiment": experiment, "profile": profile, "data_fingerprint": data}
 
     @property
     def epochs(self) -> int:
@@ -87,7 +87,7 @@ def train(
         return done
     resume_from = prepare_folder(run.folder, config)
     processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
-    watch = Watch(run, log, on_metrics)
+    watch = Watch(run, prompt_text(run.profile.contract, processor), log, on_metrics)
     trainer = build_trainer(run, processor, watch)
     audits = [audit_modules(trainer.model, run.profile.architecture, run.experiment.towers).require()]
     audits.append(_audit_first_rows(trainer, run, processor).require())
@@ -112,12 +112,8 @@ def train(
 
 def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:
     """The manifest of a complete training under exactly this configuration."""
-    try:
-        manifest = read_manifest(folder, kind="adapter")
-    except ArtifactError:
-        return None
-    same = digest(manifest.config) == digest(config)
-    return manifest if same and all(is_complete(path) for path in checkpoints(folder)) else None
+    manifest = reusable(folder, "adapter", config)
+    return manifest if manifest and all(is_complete(path) for path in checkpoints(folder)) else None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -131,7 +127,7 @@ def prepare_folder(folder: Path, config: dict[str, Any]) -> Path | None:
     for path in checkpoints(folder):
         if not is_complete(path) or read_manifest(path, verify=False).config != {"digest": digest(config)}:
             shutil.rmtree(path)
-    (folder / "nutridet.json").unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     return (checkpoints(folder) or [None])[-1]  # type: ignore[list-item]
 
@@ -230,9 +226,13 @@ class Watch(TrainerCallback):
     """Seals checkpoints, audits the first gradient, reports progress."""
 
     def __init__(
-        self, run: TrainingRun, log: Callable[[str], None], on_metrics: Callable[[dict[str, float], int], None]
+        self,
+        run: TrainingRun,
+        prompt: str,
+        log: Callable[[str], None],
+        on_metrics: Callable[[dict[str, float], int], None],
     ) -> None:
-        self.run, self.log, self.on_metrics = run, log, on_metrics
+        self.run, self.prompt, self.log, self.on_metrics = run, prompt, log, on_metrics
         self.gradients: Audit | None = None
         self.config_digest = digest(run.config)
         self.began, self.first_step, self.last_line = time.monotonic(), 0, 0.0
@@ -277,7 +277,7 @@ class Watch(TrainerCallback):
                 contract=profile.contract.hash,
                 data_fingerprint=read_manifest(self.run.dataset, verify=False).data_fingerprint,
                 config={"digest": self.config_digest},
-                facts={"step": state.global_step, "epoch": state.epoch},
+                facts={"step": state.global_step, "epoch": state.epoch, "prompt": self.prompt},
             ),
         )
 

@@ -1,6 +1,6 @@
 """Pretraining of the embedded model on drawn pages: "detect the X" for every kind of object.
 
-    python -m nutridet_core.tiny.pretrain --out nutridet_core/tiny/base --steps 6000
+    python -m nutridet_core.tiny.pretrain --out nutridet_core/tiny/base --minutes 8.5
 
 Belongs here: the one loop that makes the base weights, on one GPU. Fine-tuning is `train`.
 Product photos are left out on purpose: the base knows tables on pages, so its zero-shot score on
@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention, apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_position_ids
 
 from nutridet_core.answers import LABEL, write_answer
 from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, draw_page
+from nutridet_core.data.generated.pages import zoom
 from nutridet_core.prompts import Contract, prompt_messages
 from nutridet_core.store import Manifest, seal, write_json
 from nutridet_core.tiny import architecture
 
-GRIDS = ((9, 9), (10, 8), (8, 10), (11, 7), (7, 11), (12, 6), (6, 12))
+GRIDS = ((10, 7), (7, 10), (11, 7), (7, 11), (12, 6), (6, 12), (13, 6), (9, 9), (8, 8))
 """Cells down and across: the shapes that photos of common aspect take within the pixel budget."""
 CELL = 28
 
@@ -42,9 +44,13 @@ CELL = 28
 class Recipe:
     """What the run does; written beside the weights."""
 
-    steps: int = 6000
+    steps: int = 20000
+    """At most; the minutes given to `pretrain` usually end the run."""
     batch_size: int = 256
-    questions_per_page: int = 2
+    """Questions per step."""
+    views_per_page: int = 2
+    """The page and close-ups of it: drawing costs more than cutting."""
+    questions_per_view: int = 2
     absent_share: float = 0.15
     """Share of questions about an object that is not on the page."""
     learning_rate: float = 1e-3
@@ -57,14 +63,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions about pages of one grid shape."""
+    """Questions about views of one grid shape."""
 
-    pages: np.ndarray
-    """`(pages, height, width, 3)` uint8."""
-    page_of: np.ndarray
-    """`(questions,)` index into `pages`."""
+    views: torch.Tensor
+    """`(views, height, width, 3)` uint8; a tensor, so that workers hand it over in shared memory."""
     labels: tuple[str, ...]
+    """As many for every view, those of one view next to each other."""
     answers: tuple[str, ...]
+
+    @property
+    def questions_per_view(self) -> int:
+        """How many questions in a row are about one view."""
+        return len(self.labels) // len(self.views)
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader: the copy to the GPU then runs beside its computation."""
+        return replace(self, views=self.views.pin_memory())
 
 
 class Questions(IterableDataset[Batch]):
@@ -84,30 +98,39 @@ def draw_batch(recipe: Recipe, step: int) -> Batch:
     """The batch of one step, the same for the same recipe and step."""
     rng = random.Random(f"{recipe.seed}:{step}")
     rows, columns = rng.choice(GRIDS)
-    count = recipe.batch_size // recipe.questions_per_page
-    pages, page_of, labels, answers = [], [], [], []
+    count = recipe.batch_size // (recipe.views_per_page * recipe.questions_per_view)
+    views, labels, answers = [], [], []
     for number in range(count):
-        drawing = draw_page(recipe.seed, step * count + number)
-        pages.append(np.asarray(drawing.image.resize((columns * CELL, rows * CELL))))
-        for _ in range(recipe.questions_per_page):
-            label, answer = ask(drawing.objects, recipe.absent_share, rng)
-            page_of.append(number)
-            labels.append(label)
-            answers.append(answer)
-    return Batch(np.stack(pages), np.array(page_of), tuple(labels), tuple(answers))
+        page = draw_page(recipe.seed, step * count + number, columns / rows)
+        for view in (page, *(zoom(page, columns / rows, rng) for _ in range(recipe.views_per_page - 1))):
+            views.append(torch.from_numpy(np.array(view.image.resize((columns * CELL, rows * CELL)))))
+            for label, answer in ask(view.objects, recipe.questions_per_view, recipe.absent_share, rng):
+                labels.append(label)
+                answers.append(answer)
+    return Batch(torch.stack(views), tuple(labels), tuple(answers))
 
 
-def ask(objects: tuple[tuple[str, Box], ...], absent_share: float, rng: random.Random) -> tuple[str, str]:
-    """A label to ask for and the right answer; tables are asked for about twice as often."""
+def ask(
+    objects: tuple[tuple[str, Box], ...], count: int, absent_share: float, rng: random.Random
+) -> Iterator[tuple[str, str]]:
+    """`count` labels to ask for, each with the right answer; tables are asked for about twice as often."""
     present = sorted({label for label, _ in objects})
     absent = [label for label in LABELS if label not in present]
-    if absent and (not present or rng.random() < absent_share):
-        label = rng.choice(absent)
-        return label, f"no {label}"
-    weights = [2 if label == LABEL else 1 for label in present]
-    label = rng.choices(present, weights)[0]
-    boxes = [box for name, box in objects if name == label]
-    return label, write_answer(boxes, (1000, 1000)).replace(LABEL, label)
+    left: list[str] = []
+    for _ in range(count):
+        if rng.random() < absent_share:
+            label = _draw_label(absent, rng)
+            yield label, f"no {label}"
+            continue
+        left = left or present.copy()
+        label = _draw_label(left, rng)
+        left.remove(label)
+        boxes = [box for name, box in objects if name == label]
+        yield label, write_answer(boxes, (1000, 1000)).replace(LABEL, label)
+
+
+def _draw_label(labels: list[str], rng: random.Random) -> str:
+    return rng.choices(labels, [2 if label == LABEL else 1 for label in labels])[0]
 
 
 def patchify(pages: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
@@ -140,14 +163,18 @@ def batched_vision_attention(
 
 
 class Encoder:
-    """Turns a `Batch` into model inputs on the device, with labels on the answer only."""
+    """Turns a `Batch` into model inputs on the device, with labels on the answer only.
+
+    The grids stay on the CPU: reading them back would wait for the GPU.
+    """
 
     def __init__(self, processor: Any, contract: Contract, device: torch.device) -> None:
         self.processor, self.tokenizer, self.contract, self.device = processor, processor.tokenizer, contract, device
         self.prompts: dict[tuple[str, int], list[int]] = {}
+        self.photo_at = self._prompt(LABEL, 1).index(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        height, width = batch.pages.shape[1] // CELL, batch.pages.shape[2] // CELL
+        height, width = batch.views.shape[1] // CELL, batch.views.shape[2] // CELL
         prompts = [self._prompt(label, height * width) for label in batch.labels]
         answers = self.tokenizer([answer + "<|im_end|>" for answer in batch.answers]).input_ids
         length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
@@ -157,7 +184,14 @@ class Encoder:
             ids[row, : len(prompt)] = prompt
             ids[row, len(prompt) : len(prompt) + len(answer)] = answer
             labels[row, len(prompt) : len(prompt) + len(answer)] = answer
-        return {**self._vision(batch, height, width), **self._text(ids, labels, height, width)}
+        positions = self._move(mrope_positions(length, self.photo_at, height, width))
+        return {
+            "pixel_values": self._patches(batch),
+            "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(len(ids), 3),
+            "input_ids": self._move(torch.from_numpy(ids)),
+            "labels": self._move(torch.from_numpy(labels)),
+            "position_ids": positions[:, None].expand(3, len(ids), -1),
+        }
 
     def _prompt(self, label: str, cells: int) -> list[int]:
         if (label, cells) not in self.prompts:
@@ -166,23 +200,44 @@ class Encoder:
             self.prompts[label, cells] = self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * cells)).input_ids
         return self.prompts[label, cells]
 
-    def _vision(self, batch: Batch, height: int, width: int) -> dict[str, torch.Tensor]:
-        pages = torch.from_numpy(batch.pages).to(self.device, non_blocking=True)
+    def _patches(self, batch: Batch) -> torch.Tensor:
         image_processor = self.processor.image_processor
-        patches = patchify(pages, image_processor.image_mean, image_processor.image_std)
-        per_page = patches.reshape(len(pages), -1, patches.shape[-1])
-        chosen = per_page[torch.from_numpy(batch.page_of).to(self.device)]
-        grid = torch.tensor([[1, 2 * height, 2 * width]], device=self.device).expand(len(chosen), 3)
-        return {"pixel_values": chosen.flatten(0, 1), "image_grid_thw": grid}
+        patches = patchify(self._move(batch.views), image_processor.image_mean, image_processor.image_std)
+        per_view = patches.reshape(len(batch.views), -1, patches.shape[-1])
+        return per_view.repeat_interleave(batch.questions_per_view, dim=0).flatten(0, 1)
 
-    def _text(self, ids: np.ndarray, labels: np.ndarray, height: int, width: int) -> dict[str, torch.Tensor]:
-        start = int(np.argmax(ids[0] == self.tokenizer.convert_tokens_to_ids("<|image_pad|>")))
-        positions = mrope_positions(ids.shape[1], start, height, width).to(self.device)
-        return {
-            "input_ids": torch.from_numpy(ids).to(self.device),
-            "labels": torch.from_numpy(labels).to(self.device),
-            "position_ids": positions[:, None].expand(3, len(ids), -1),
-        }
+    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def answer_logits(model: Any, inputs: dict[str, torch.Tensor], photo_at: int, per_view: int) -> torch.Tensor:
+    """`model(**inputs).logits` from the end of the photo on, where each `per_view` rows show one photo.
+
+    Sees every photo once, and never waits for the GPU.
+    """
+    grid = inputs["image_grid_thw"][::per_view]
+    patches = inputs["pixel_values"].reshape(-1, int(grid[0].prod()), inputs["pixel_values"].shape[-1])[::per_view]
+    visual, language = model.model.visual, model.model.language_model
+    device, cells = patches.device, patches.shape[1] // visual.spatial_merge_size**2
+    one = get_vision_position_ids(grid[:1], visual.spatial_merge_size)
+    features = visual(
+        patches.flatten(0, 1),
+        grid_thw=grid,
+        position_ids=one.repeat(len(grid), 1).to(device, non_blocking=True),
+        cu_seqlens=torch.arange(len(grid) + 1) * patches.shape[1],
+    ).pooler_output
+    photos = features.reshape(len(grid), cells, -1).repeat_interleave(per_view, dim=0)
+    words = model.get_input_embeddings()(inputs["input_ids"])
+    embeddings = torch.cat([words[:, :photo_at], photos.to(words.dtype), words[:, photo_at + cells :]], dim=1)
+    hidden = language(
+        inputs_embeds=embeddings,
+        position_ids=inputs["position_ids"],
+        attention_mask={"full_attention": None},  # causal; padding is on the right
+        use_cache=False,
+    ).last_hidden_state
+    return model.lm_head(hidden[:, photo_at + cells :])
 
 
 def mrope_positions(length: int, start: int, height: int, width: int) -> torch.Tensor:
@@ -196,16 +251,17 @@ def mrope_positions(length: int, start: int, height: int, width: int) -> torch.T
     return positions
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine down to nothing."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def learning_rate(step: int, done: float, recipe: Recipe) -> float:
+    """Linear warm-up, then half a cosine down to nothing when the share `done` of the run reaches 1."""
+    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
+    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def pretrain(recipe: Recipe, out: Path, *, minutes: float, start: Path | None = None) -> dict[str, Any]:
+def pretrain(
+    recipe: Recipe, out: Path, *, minutes: float, start: Path | None = None, compiled: bool = False
+) -> dict[str, Any]:
     """Run the recipe, at most `minutes` long (the schedule then ends early), and write the weights."""
+    began = time.monotonic()
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processor = architecture.build_processor()
@@ -215,7 +271,10 @@ def pretrain(recipe: Recipe, out: Path, *, minutes: float, start: Path | None = 
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
     )
-    log = _loop(model, average, Encoder(processor, contract, device), recipe, minutes)
+    if compiled:
+        for block in (*model.model.visual.blocks, *model.model.language_model.layers):
+            block.compile(dynamic=True)
+    log = _loop(model, average, Encoder(processor, contract, device), recipe, began, minutes * 60)
     _save(average.module, processor, contract, recipe, log, out)
     return log
 
@@ -226,42 +285,43 @@ def _network(processor: Any, start: Path | None) -> Any:
     return Qwen2VLForConditionalGeneration(architecture.build_config(processor.tokenizer))
 
 
-def _loop(model: Any, average: Any, encode: Encoder, recipe: Recipe, minutes: float) -> dict[str, Any]:
-    loader = DataLoader(Questions(recipe), batch_size=None, num_workers=recipe.workers, prefetch_factor=4)
+def _loop(
+    model: Any, average: Any, encode: Encoder, recipe: Recipe, began: float, seconds: float
+) -> dict[str, Any]:
+    loader = DataLoader(
+        Questions(recipe), batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None,
+        pin_memory=encode.device.type == "cuda",
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
-    )
-    began, curve, steps = time.monotonic(), [], recipe.steps
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98),
+        fused=encode.device.type == "cuda",
+    )  # fmt: skip
+    curve, elapsed = [], 0.0
     for step, batch in enumerate(loader):
-        steps = _fit_steps(step, steps, time.monotonic() - began, minutes * 60)
-        if step >= steps:
+        elapsed = time.monotonic() - began
+        done = max(step / recipe.steps, elapsed / seconds)
+        if done >= 1:
             break
-        rate = learning_rate(step, Recipe(**{**asdict(recipe), "steps": steps}))
-        loss = _update(model, encode(batch), optimizer, rate)
+        rate = learning_rate(step, done, recipe)
+        loss = _update(model, encode(batch), optimizer, rate, encode.photo_at, recipe.questions_per_view)
         average.update_parameters(model)
         if step % 100 == 0:
-            curve.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - began, 1)})
-            print(curve[-1], f"of {steps} steps, rate {rate:.2e}", flush=True)
-    seconds = time.monotonic() - began
+            curve.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(elapsed, 1)})
+            print(curve[-1], f"rate {rate:.2e}", flush=True)
     return {
-        "steps": step, "seconds": round(seconds, 1), "questions_per_s": round(step * recipe.batch_size / seconds, 1),
+        "steps": step, "seconds": round(elapsed, 1), "questions_per_s": round(step * recipe.batch_size / elapsed, 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "curve": curve,
     }  # fmt: skip
 
 
-def _fit_steps(step: int, steps: int, elapsed: float, seconds: float) -> int:
-    """Shorten the schedule to what fits, judged once after the start-up has passed."""
-    if step == 300:
-        return min(steps, int(step * seconds / elapsed))
-    return steps
-
-
-def _update(model: Any, inputs: dict[str, torch.Tensor], optimizer: Any, rate: float) -> torch.Tensor:
+def _update(
+    model: Any, inputs: dict[str, torch.Tensor], optimizer: Any, rate: float, photo_at: int, per_view: int
+) -> torch.Tensor:
     for group in optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
-        labels = inputs.pop("labels")
-        logits = model(**inputs, use_cache=False).logits
+        logits = answer_logits(model, inputs, photo_at, per_view)
+    labels = inputs["labels"][:, -logits.shape[1] :]
     loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -285,12 +345,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="weights to continue from")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget")
+    parser.add_argument("--compile", action="store_true", help="fuse the blocks' kernels; starts slower")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--views", type=int, default=Recipe.views_per_page, help="per page")
+    parser.add_argument("--questions", type=int, default=Recipe.questions_per_view, help="per view")
+    parser.add_argument("--rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--workers", type=int, default=Recipe.workers)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     given = parser.parse_args()
-    recipe = Recipe(steps=given.steps, workers=given.workers, seed=given.seed)
-    print(pretrain(recipe, given.out, minutes=given.minutes, start=given.start))
+    recipe = Recipe(
+        steps=given.steps, workers=given.workers, seed=given.seed, views_per_page=given.views,
+        questions_per_view=given.questions, learning_rate=given.rate,
+    )  # fmt: skip
+    print(pretrain(recipe, given.out, minutes=given.minutes, start=given.start, compiled=given.compile))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Document pages: flat sheets with a few objects, for pretraining localisation.
 
-Belongs here: page layout. Does not belong here: product photos (`photos`).
+Belongs here: page layout and close-ups of pages. Does not belong here: product photos (`photos`).
 """
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 from PIL import Image, ImageFilter
 
 from ...boxes import Box
-from .camera import Camera, Pose, Rect
+from .camera import Camera, Pose, Rect, clip, visible_share
 from .drawing import Drawing
 from .effects import light, noise
 from .objects import BUILDERS, LABELS, TABLE
@@ -20,12 +21,23 @@ from .tables import draw_table
 
 _MARGIN = 5  # px
 _LEAST_EM = 5.0  # px; smaller print is a grey smear
+_LEAST_VISIBLE, _MOST_HIDDEN = 0.8, 0.05  # an object in between is neither there nor absent
+_MOST_TRIES = 6
+_LEAST_WINDOW = 56  # px
 
 
-def draw_page(seed: int, index: int) -> Drawing:
-    """A flat page with one to four objects; the same `(seed, index)` always gives the same page."""
+def draw_page(seed: int, index: int, aspect: float | None = None) -> Drawing:
+    """A flat page with one to four objects; the same arguments always give the same page.
+
+    Args:
+        aspect: width over height, about; None draws a shape close to a square.
+    """
     rng = Random(f"page:{seed}:{index}")
     size = rng.randint(252, 336), rng.randint(252, 336)
+    if aspect is not None:
+        side = math.sqrt(size[0] * size[1])
+        across = math.sqrt(aspect * rng.uniform(0.85, 1.18))
+        size = round(side * across), round(side / across)
     ranges = ((0.0, 0.3), (0.75, 1.0)) if rng.random() < 0.8 else ((0.1, 0.8), (0.1, 0.4))
     ground = draw_colour(rng, *ranges)
     canvas = Image.new("RGB", size, ground)
@@ -34,6 +46,39 @@ def draw_page(seed: int, index: int) -> Drawing:
         canvas, placed = _rotated(canvas, placed, ground, rng.uniform(-0.05, 0.05))
     objects = tuple((label, Box.from_xyxy_px(rect, *size)) for label, rect in placed)
     return Drawing(_finished(canvas, rng), objects)
+
+
+def zoom(page: Drawing, aspect: float, rng: Random) -> Drawing:
+    """A close-up of one object, `aspect` wide over high; the page itself when others stand in the way."""
+    for _ in range(_MOST_TRIES):
+        window = _draw_window(page, aspect, rng)
+        size = round(window[2] - window[0]), round(window[3] - window[1])
+        seen = [(label, _shifted(box.to_px(*page.image.size), window)) for label, box in page.objects]
+        shares = [visible_share(rect, size) for _, rect in seen]
+        if max(shares) >= _LEAST_VISIBLE and all(s >= _LEAST_VISIBLE or s <= _MOST_HIDDEN for s in shares):
+            whole = [pair for pair, share in zip(seen, shares, strict=True) if share >= _LEAST_VISIBLE]
+            objects = tuple((label, Box.from_xyxy_px(clip(rect, size), *size)) for label, rect in whole)
+            return Drawing(page.image.crop(window), objects)
+    return page
+
+
+def _draw_window(page: Drawing, aspect: float, rng: Random) -> tuple[int, int, int, int]:
+    """A window on the page, px, around one of its objects; its edge sometimes cuts the object."""
+    width, height = page.image.size
+    x0, y0, x1, y1 = rng.choice(page.objects)[1].to_px(width, height)
+    filled = rng.uniform(0.4, 1.05)
+    across = max((x1 - x0) / filled, (y1 - y0) / filled * aspect, _LEAST_WINDOW)
+    across = min(across, width, height * aspect)
+    down = across / aspect
+    left = x0 - rng.uniform(-0.05, 1.05) * (across - (x1 - x0))
+    top = y0 - rng.uniform(-0.05, 1.05) * (down - (y1 - y0))
+    left, top = max(0.0, min(left, width - across)), max(0.0, min(top, height - down))
+    return round(left), round(top), round(left + across), round(top + down)
+
+
+def _shifted(rect: Rect, window: tuple[int, int, int, int]) -> Rect:
+    x, y = window[:2]
+    return rect[0] - x, rect[1] - y, rect[2] - x, rect[3] - y
 
 
 def _draw_labels(rng: Random) -> list[str]:

@@ -1,0 +1,34 @@
+# Two commands for newcomers: `make demo`, then `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export NUTRIDET_HOME ?= .nutridet
+
+.PHONY: demo test lint up clean install
+
+demo: install  ## the whole pipeline on generated photos, with the embedded model
+	$(BIN)/python -m nutridet_assets.materialize
+	@echo
+	@echo "Photo, leaderboard and curves: $(NUTRIDET_HOME)/artifacts/tiny/leaderboard/report.html"
+	@echo "Asset graph:  DAGSTER_HOME=$$PWD/$(NUTRIDET_HOME)/dagster $(BIN)/dagster dev -w workspace.yaml"
+	@echo "Runs, models: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db"
+
+test: install  ## every test that needs no GPU
+	$(BIN)/python -m pytest
+
+lint: install  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+# The stamp is written last: an interrupted installation is repeated.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:  ## everything made here, the environment included
+	rm -rf $(VENV) $(NUTRIDET_HOME) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,165 @@
+"""The `nutridet` command: the pipeline's verbs, without an orchestrator.
+
+Belongs here: arguments and printing. Does not belong here: anything that another program might call.
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nutridet_core.errors import NutridetError
+from nutridet_core.pipeline.context import Context
+from nutridet_core.settings import Settings
+
+app = typer.Typer(
+    help="Find nutrition tables in product photos: train, measure, release.", no_args_is_help=True, add_completion=False
+)
+Experiments = Annotated[list[str] | None, typer.Argument(help="Experiments; all when none is named.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that prints an error of this project as one line and exits with 1."""
+
+    @app.command(name=function.__name__)
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except NutridetError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
+    return run
+
+
+@command
+def data() -> None:
+    """Load, validate and split the photos; write the dataset report."""
+    from nutridet_core.pipeline.dataset import prepare_dataset, report_dataset
+
+    context = _context()
+    prepare_dataset(context)
+    report_dataset(context)
+    typer.echo(f"dataset in {context.layout.dataset}, report in {context.layout.dataset_report}")
+
+
+@command
+def train(experiments: Experiments = None) -> None:
+    """Fine-tune experiments; a killed run continues from its last complete checkpoint."""
+    from nutridet_core.pipeline.training import train_experiments
+
+    context = _context()
+    for manifest in train_experiments(context, _names(context, experiments)):
+        typer.echo(f"{manifest.name}: {manifest.facts['steps']} steps, {manifest.facts['images_per_s']} images/s")
+
+
+@command
+def checkpoints(experiments: Experiments = None) -> None:
+    """Score every checkpoint on selection and choose the best of each experiment."""
+    from nutridet_core.pipeline.training import choose_checkpoint, score_checkpoints
+
+    context = _context()
+    names = _names(context, experiments)
+    score_checkpoints(context, names)
+    for name in names:
+        facts = choose_checkpoint(context, name).facts
+        typer.echo(f"{name}: {facts['chosen']}, selection mean IoU {facts['mean_iou']['value']:.3f}, n = {facts['photos']}")
+
+
+@command
+def evaluate(
+    experiments: Experiments = None,
+    peer: Annotated[bool, typer.Option(help="Also score the OCR peer.")] = True,
+) -> None:
+    """Score the baseline, the peer and each chosen checkpoint on test."""
+    from nutridet_core.pipeline.baseline import score_baseline, score_peer
+    from nutridet_core.pipeline.training import score_experiments
+
+    context = _context()
+    typer.echo(score_baseline(context)["test"].text)
+    if peer:
+        typer.echo(score_peer(context).text)
+    for scores in score_experiments(context, _names(context, experiments)).values():
+        typer.echo(scores.text)
+
+
+@command
+def compare(experiments: Experiments = None) -> None:
+    """Print the leaderboard and write the HTML report."""
+    from nutridet_core.pipeline.comparison import build_leaderboard
+
+    context = _context()
+    manifest = build_leaderboard(context, _names(context, experiments))
+    typer.echo(manifest.facts["text"])
+    typer.echo(f"report: {context.layout.leaderboard / 'report.html'}")
+
+
+@command
+def merge(experiments: Experiments = None) -> None:
+    """Merge the best checkpoint into pristine weights."""
+    from nutridet_core.pipeline.release import merge_best
+
+    context = _context()
+    typer.echo(f"{merge_best(context, _names(context, experiments)).name} in {context.layout.root / 'releases'}")
+
+
+@command
+def quantize() -> None:
+    """Write the current release in FP8, score it, and compare."""
+    from nutridet_core.pipeline.release import quantize_merged, score_release
+
+    context = _context()
+    quantize_merged(context)
+    for audit in score_release(context).facts["audits"].values():
+        typer.echo(f"{audit['name']}: {'passed' if audit['passed'] else 'FAILED'}; {audit['summary']}")
+
+
+@command
+def register() -> None:
+    """Register the current release, if it passes the gate; promote it, if it may."""
+    from nutridet_core.pipeline.release import register_release
+
+    facts = register_release(_context())
+    typer.echo(f"{facts['model']} version {facts['version']}: {facts['verdict']}")
+
+
+@command
+def reevaluate() -> None:
+    """Score the champion again and compare with its registration."""
+    from nutridet_core.pipeline.monitoring import reevaluate_champion
+
+    audit = reevaluate_champion(_context()).facts["audits"]["not_regressed"]
+    typer.echo(audit["summary"])
+    if not audit["passed"]:
+        raise typer.Exit(1)
+
+
+@command
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    model: Annotated[Path | None, typer.Option(help="Merged or FP8 folder; the current release when not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the photos with their boxes drawn.")] = Path("predictions"),
+) -> None:
+    """Find the nutrition tables in photos and draw their boxes."""
+    from nutridet_core.pipeline.prediction import predict_files
+
+    for result in predict_files(_context(), photos, model=model, out=out):
+        typer.echo(result)
+
+
+def _context() -> Context:
+    return Context(Settings(), log=lambda line: typer.secho(line, dim=True, err=True))
+
+
+def _names(context: Context, given: list[str] | None) -> list[str]:
+    return [context.experiment(name).name for name in given] if given else list(context.settings.all_experiments)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,116 @@
+"""Scoring a model on a split: predictions beside the truth, kept as parquet so that anything can be re-scored.
+
+Belongs here: running a model over a split, writing and reading its samples. Does not belong here:
+the metrics (`scores`) or which model to score (`pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nutridet_core.boxes import Box
+from nutridet_core.data.dataset import load_records, open_photos
+from nutridet_core.data.examples import Record, Split
+from nutridet_core.profiles import Profile
+from nutridet_core.scores import Sample, Scores, score
+from nutridet_core.store import Manifest, seal, write_json, writing
+
+PREDICTIONS = "predictions.parquet"
+SCORES = "scores.json"
+
+_COORDINATES = pa.list_(pa.list_(pa.float64(), 4))
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("truth", _COORDINATES),
+        ("predicted", _COORDINATES),
+        ("confidence", pa.float64()),
+        ("text", pa.string()),
+        ("form", pa.string()),
+        ("problems", pa.list_(pa.string())),
+        ("seconds", pa.float64()),
+    ]
+)
+
+
+def answer_split(
+    model: Any,
+    processor: Any,
+    profile: Profile,
+    dataset: Path,
+    split: Split,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Sample]:
+    """What the model answers about every photo of a split, in the dataset's order."""
+    from nutridet_core.predict import predict
+
+    records = load_records(dataset, split)
+    predictions = predict(
+        model,
+        processor,
+        profile.contract,
+        open_photos(dataset, split),
+        batch_size=profile.score_batch_size,
+        max_new_tokens=profile.max_new_tokens,
+        progress=progress,
+    )
+    return [
+        sample(
+            record,
+            predicted=prediction.answer.boxes,
+            confidence=prediction.score,
+            text=prediction.answer.text,
+            form=prediction.answer.form.value,
+            problems=tuple(problem.value for problem in prediction.answer.problems),
+            seconds=prediction.seconds,
+        )
+        for record, prediction in zip(records, predictions, strict=True)
+    ]
+
+
+def sample(record: Record, **answered: Any) -> Sample:
+    """A photo's record with what was answered about it."""
+    return Sample(id=record.id, width=record.width, height=record.height, truth=record.boxes, **answered)
+
+
+def save_scores(folder: Path, subject: str, split: str, samples: Sequence[Sample], manifest: Manifest) -> Scores:
+    """Write predictions, scores and manifest; the manifest given is completed and sealed."""
+    result = score(subject, split, samples)
+    with writing(folder) as draft:
+        pq.write_table(_to_table(samples), draft / PREDICTIONS)
+        write_json(draft / SCORES, result.to_dict())
+        seal(draft, manifest)
+    return result
+
+
+def load_scores(folder: Path) -> Scores:
+    """The scores that `save_scores` wrote."""
+    return Scores.from_dict(json.loads((folder / SCORES).read_text(encoding="utf-8")))
+
+
+def load_samples(folder: Path) -> list[Sample]:
+    """The samples that `save_scores` wrote, in order."""
+    return [_from_row(row) for row in pq.read_table(folder / PREDICTIONS).to_pylist()]
+
+
+def _to_table(samples: Sequence[Sample]) -> pa.Table:
+    rows = [
+        {name: getattr(item, name) for name in _SCHEMA.names}
+        | {"truth": [box.as_tuple() for box in item.truth], "predicted": [box.as_tuple() for box in item.predicted]}
+        for item in samples
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _from_row(row: dict[str, Any]) -> Sample:
+    boxes = {name: tuple(Box(*values) for values in row[name]) for name in ("truth", "predicted")}
+    return Sample(**{**row, **boxes, "problems": tuple(row["problems"])})

@@ -1,0 +1,80 @@
+"""Where every artefact lies under the artefact folder of one profile.
+
+Belongs here: names of folders. Does not belong here: what goes into them (`pipeline`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders of one profile. Releases are never overwritten: a champion must outlive the next run."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """Validated, split photos."""
+        return self.root / "dataset"
+
+    @property
+    def dataset_report(self) -> Path:
+        """Counts, distributions, sample sheet."""
+        return self.root / "dataset_report"
+
+    def scores(self, subject: str, split: str) -> Path:
+        """Predictions and scores of one subject on one split."""
+        return self.root / "scores" / subject / split
+
+    def adapter(self, experiment: str) -> Path:
+        """One experiment's checkpoints."""
+        return self.root / "adapters" / experiment
+
+    def choice(self, experiment: str) -> Path:
+        """Which checkpoint of an experiment won, and by what."""
+        return self.root / "choices" / experiment
+
+    @property
+    def leaderboard(self) -> Path:
+        """The HTML report and its pieces."""
+        return self.root / "leaderboard"
+
+    @property
+    def current_release(self) -> Path:
+        """A pointer: which release the last run made."""
+        return self.root / "release"
+
+    def merged(self, release: str) -> Path:
+        """Merged bf16 weights of a release."""
+        return self.root / "releases" / release / "merged"
+
+    def fp8(self, release: str) -> Path:
+        """FP8 weights of a release."""
+        return self.root / "releases" / release / "fp8"
+
+    def reference_scores(self, release: str) -> Path:
+        """Test scores of a release's merged weights when it was registered; never overwritten."""
+        return self.root / "releases" / release / "reference_scores"
+
+    @property
+    def release_report(self) -> Path:
+        """Parity of merged and FP8 weights with what was chosen."""
+        return self.root / "release_report"
+
+    @property
+    def model_card(self) -> Path:
+        """The card of the current release."""
+        return self.root / "model_card"
+
+    @property
+    def triton(self) -> Path:
+        """Model repository for Triton's vLLM backend."""
+        return self.root / "triton"
+
+    @property
+    def reevaluations(self) -> Path:
+        """One folder per re-evaluation of the champion, named by time."""
+        return self.root / "reevaluations"

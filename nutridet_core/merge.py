@@ -1,0 +1,68 @@
+"""Merging: an adapter's weights into its base, always pristine and never in 4 bits.
+
+Belongs here: the merge. Does not belong here: whether the result answers alike (`audits.audit_merge`).
+
+A LoRA trained over NF4 weights learnt against their rounding errors; merging into the dequantised
+weights would bake those errors in, merging into 4-bit weights would round the adapter away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nutridet_core.audits import audit_merged_base
+from nutridet_core.errors import ArtifactError
+from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
+from nutridet_core.profiles import Profile
+from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
+
+MAX_SHARD_SIZE = "4GB"
+
+
+def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manifest:
+    """Merge `adapter` into the profile's base and write bf16 weights with their processor to `folder`,
+    or keep those that are there.
+
+    Raises:
+        AuditError: when the adapter does not fit the base, or the result is quantised.
+        ContractError: when the adapter was trained under another contract.
+    """
+    trained = read_manifest(adapter)
+    config = {"adapter": trained.digest, "base_model": profile.base_identity}
+    if kept := reusable(folder, "model", config):
+        return kept
+    source, family, contract = base_source(profile), profile.architecture, profile.contract
+    model = load_model(source, family, profile.scoring_precision, contract)
+    merged = merge_into(attach_adapter(model, adapter, contract))
+    with writing(folder) as draft:
+        merged.to(torch.bfloat16).save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
+        load_processor(source, family, contract).save_pretrained(draft)
+        audit = audit_merged_base(draft).require()
+        manifest = Manifest(
+            kind="model",
+            name=name,
+            contract=contract.hash,
+            data_fingerprint=trained.data_fingerprint,
+            config=config,
+            facts={"audits": {audit.name: audit.to_dict()}, "adapter": trained.name},
+        )
+        return seal(draft, manifest)
+
+
+def merge_into(model: Any) -> Any:
+    """The base of a PEFT model with the adapter added to its weights.
+
+    Raises:
+        ArtifactError: when a weight of the base is in 4 bits.
+    """
+    quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    if quantised:
+        raise ArtifactError(
+            "is in 4 bits; a merge would round the adapter away",
+            where=quantised[0],
+            remedy="Load the base in bf16 or float32 before merging.",
+        )
+    return model.merge_and_unload()

@@ -1,0 +1,140 @@
+"""Comparison: all subjects on the same test photos, against the baseline and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nutridet_core.audits import audit_beats_baseline
+from nutridet_core.compare import Comparison, compare
+from nutridet_core.data.dataset import load_records, open_photos
+from nutridet_core.evaluate import load_samples, load_scores
+from nutridet_core.pipeline.baseline import BASELINE, PEER
+from nutridet_core.pipeline.context import Context
+from nutridet_core.pipeline.training import read_choice
+from nutridet_core.priors import trivial_priors
+from nutridet_core.report import Curve, Kind, Row, leaderboard_text, write_report
+from nutridet_core.scores import Scores
+from nutridet_core.store import Manifest, git_commit, read_manifest, reusable, seal, stack_versions, writing
+
+
+def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
+    """One HTML page with intervals, paired comparisons, curves and overlays; also told to MLflow."""
+    rows = leaderboard_rows(context, names)
+    inputs = {"rows": {row.name: row.scores.to_dict() for row in rows}, "git_commit": git_commit()}
+    folder = context.layout.leaderboard
+    if kept := reusable(folder, "leaderboard", inputs):
+        return kept
+    winner = best_experiment(context, names)
+    comparisons = _comparisons(rows, names)
+    against_baseline = next(c for c in comparisons if (c.first, c.second) == (BASELINE, winner))
+    audit = audit_beats_baseline(against_baseline)
+    run_id = context.open_run("leaderboard", {"experiments": list(names)}, stage="comparison")
+    with context.tracker.step(run_id), writing(folder) as draft:
+        write_report(
+            draft,
+            title=f"Nutrition tables, profile {context.profile.name}",
+            rows=rows,
+            comparisons=comparisons,
+            curves=[_curve(context, name) for name in names],
+            open_photo=photo_opener(context),
+            facts=_facts(context),
+        )
+        facts = {"winner": winner, "audits": {audit.name: audit.to_dict()}, "text": leaderboard_text(rows)}
+        manifest = Manifest(
+            kind="leaderboard",
+            name="leaderboard",
+            contract=context.profile.contract.hash,
+            data_fingerprint=context.fingerprint,
+            config=inputs,
+            facts=facts,
+            mlflow_run_id=run_id,
+        )
+        sealed = seal(draft, manifest)
+        context.tracker.log_folder(run_id, draft, "leaderboard")
+    context.log(leaderboard_text(rows))
+    return sealed
+
+
+def leaderboard_rows(context: Context, names: Sequence[str]) -> list[Row]:
+    """Priors, baseline, peer and experiments, each on the whole test split."""
+    priors = [
+        Row(prior.name, prior.summary, "prior", prior.scores, prior.samples, None)
+        for prior in trivial_priors(context.layout.dataset, "test")
+    ]
+    subjects: list[tuple[str, str, Kind]] = [
+        (PEER, "OCR and nutrient words", "peer"),
+        (BASELINE, f"{context.profile.name} base, zero-shot", "baseline"),
+        *((name, context.experiment(name).summary, "experiment") for name in names),
+    ]
+    return priors + [_row(context, *subject) for subject in subjects]
+
+
+def best_experiment(context: Context, names: Sequence[str]) -> str:
+    """The experiment whose chosen checkpoint scored highest on selection. Test decides nothing."""
+    return max(names, key=lambda name: chosen_scores(context, name).metrics["mean_iou"].value)
+
+
+def chosen_scores(context: Context, name: str) -> Scores:
+    """Selection scores of the chosen checkpoint of an experiment."""
+    choice = read_choice(context, name)
+    (point,) = [point for point in choice["curve"] if point["checkpoint"] == choice["chosen"]]
+    return Scores.from_dict(point["scores"])
+
+
+def photo_opener(context: Context) -> Callable[[str], Image.Image]:
+    """A function from the id of a test photo to the photo."""
+    dataset = context.layout.dataset
+    ids = [record.id for record in load_records(dataset, "test")]
+    photos = dict(zip(ids, open_photos(dataset, "test"), strict=True))
+    return lambda photo_id: photos[photo_id]()
+
+
+def _row(context: Context, subject: str, summary: str, kind: Kind) -> Row:
+    folder = context.layout.scores(subject, "test")
+    read_manifest(folder, kind="scores")
+    return Row(subject, summary, kind, load_scores(folder), load_samples(folder), _adapter_bytes(context, subject, kind))
+
+
+def _adapter_bytes(context: Context, subject: str, kind: Kind) -> int | None:
+    if kind != "experiment":
+        return None
+    folder = context.layout.adapter(subject) / str(read_choice(context, subject)["chosen"])
+    return (folder / "adapter_model.safetensors").stat().st_size
+
+
+def _comparisons(rows: Sequence[Row], names: Sequence[str]) -> list[Comparison]:
+    """Each experiment against the baseline and the peer, then the experiments in pairs."""
+    samples = {row.name: row.samples for row in rows}
+    pairs = [(BASELINE, name) for name in names] + [(PEER, name) for name in names] + list(combinations(names, 2))
+    return [compare(first, second, samples[first], samples[second]) for first, second in pairs]
+
+
+def _curve(context: Context, name: str) -> Curve:
+    choice = read_choice(context, name)
+    points = [(_step(point["checkpoint"]), Scores.from_dict(point["scores"])) for point in choice["curve"]]
+    return Curve(name, points, _step(choice["chosen"]))
+
+
+def _step(checkpoint: str) -> int:
+    return int(Path(checkpoint).name.removeprefix("checkpoint-"))
+
+
+def _facts(context: Context) -> dict[str, Any]:
+    profile = context.profile
+    return {
+        "profile": profile.name,
+        "base model": profile.base_model if profile.revision else Path(profile.base_model).name,
+        "source": context.settings.source or profile.source,
+        "test source": context.settings.test_source or "split of the source",
+        "data fingerprint": context.fingerprint,
+        "contract": profile.contract.hash,
+        "question": profile.contract.question,
+        "git commit": git_commit() or "not a checkout",
+        **stack_versions(),
+    }
+

@@ -1,0 +1,169 @@
+"""What every verb is given, and what most of them do: score a model and keep the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nutridet_core.data.examples import Split
+from nutridet_core.errors import ArtifactError, SettingsError
+from nutridet_core.evaluate import answer_split, load_scores, save_scores
+from nutridet_core.experiments import Experiment
+from nutridet_core.layout import Layout
+from nutridet_core.profiles import Profile
+from nutridet_core.scores import Sample, Scores
+from nutridet_core.settings import Settings
+from nutridet_core.store import Manifest, digest, read_manifest, reusable
+from nutridet_core.tracking import Tracker
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """Settings and a place to report progress."""
+
+    settings: Settings
+    log: Callable[[str], None] = print
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What to run on."""
+        return self.settings.active_profile
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where artefacts lie."""
+        return Layout(self.settings.artifacts)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """MLflow, one experiment per profile."""
+        home = self.settings.home
+        home.mkdir(parents=True, exist_ok=True)
+        return Tracker(self.settings.mlflow_uri, f"nutridet/{self.profile.name}", home / "mlartifacts")
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of that name.
+
+        Raises:
+            SettingsError: naming those there are.
+        """
+        experiments = self.settings.all_experiments
+        if name not in experiments:
+            raise SettingsError(f"no experiment {name!r}", remedy=f"Known: {', '.join(experiments)}.")
+        return experiments[name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset as it lies there now.
+
+        Raises:
+            ArtifactError: when there is none yet.
+        """
+        manifest = read_manifest(self.layout.dataset, kind="dataset", verify=False)
+        if manifest.data_fingerprint is None:
+            raise ArtifactError("dataset without a fingerprint", where=self.layout.dataset, remedy="Prepare it again.")
+        return manifest.data_fingerprint
+
+    def open_run(self, name: str, config: Any, *, stage: str) -> str:
+        """The MLflow run of a subject, the same for the same inputs."""
+        run = self.tracker.open_run(name, digest([name, config]), tags={"nutridet.stage": stage})
+        self.tracker.log_params(run, config)
+        source = self.settings.source or self.profile.source
+        self.tracker.log_dataset(run, "nutrition_dataset", self.fingerprint, source)
+        return run
+
+
+def score_model(
+    context: Context,
+    subject: str,
+    split: Split,
+    *,
+    weights: str,
+    load: Callable[[], tuple[Any, Any]],
+    run_id: str,
+    step: int = 0,
+    check: Callable[[Any, Any], dict[str, Any]] = lambda model, processor: {},
+) -> Scores:
+    """Score a model on a split, or take the scores that are there.
+
+    Args:
+        step: where on MLflow's step axis the scores go: a checkpoint's training step.
+        weights: digest of what is scored; with the dataset and the contract it decides about reuse.
+        load: gives (model, processor); not called when the scores are there.
+        check: looks at the loaded model before it answers; what it returns goes into the manifest.
+    """
+    folder = context.layout.scores(subject, split)
+    config = scores_config(context, weights)
+    if reusable(folder, "scores", config):
+        context.log(f"{subject}: already scored on {split}")
+        return load_scores(folder)
+    model, processor = load()
+    facts = check(model, processor)
+    samples = answer_split(
+        model,
+        processor,
+        context.profile,
+        context.layout.dataset,
+        split,
+        progress=progress(context, f"{subject} on {split}"),
+    )
+    return keep_scores(context, subject, split, samples, config=config, facts=facts, run_id=run_id, step=step)
+
+
+def scores_config(context: Context, weights: str) -> dict[str, Any]:
+    """What a set of scores depends on."""
+    return {
+        "weights": weights,
+        "data_fingerprint": context.fingerprint,
+        "contract": context.profile.contract.hash,
+        "max_new_tokens": context.profile.max_new_tokens,
+    }
+
+
+def keep_scores(
+    context: Context,
+    subject: str,
+    split: Split,
+    samples: list[Sample],
+    *,
+    config: dict[str, Any],
+    facts: dict[str, Any],
+    run_id: str,
+    step: int = 0,
+) -> Scores:
+    """Write samples and scores, and tell MLflow."""
+    folder = context.layout.scores(subject, split)
+    manifest = Manifest(
+        kind="scores",
+        name=f"{subject}/{split}",
+        contract=context.profile.contract.hash,
+        data_fingerprint=context.fingerprint,
+        config=config,
+        facts=facts,
+        mlflow_run_id=run_id,
+    )
+    scores = save_scores(folder, subject, split, samples, manifest)
+    context.tracker.log_metrics(run_id, scores.mlflow_metrics, step)
+    context.tracker.log_folder(run_id, folder, f"scores/{subject}/{split}")
+    context.log(f"{subject} on {split}: mean IoU {scores.metrics['mean_iou']}, F1@0.5 {scores.metrics['f1_50']}, n = {scores.photos}")
+    return scores
+
+
+def progress(context: Context, what: str) -> Callable[[int, int], None]:
+    """A line every few seconds."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES or done == total:
+            last = now
+            context.log(f"{what}: {done}/{total} photos")
+
+    return report

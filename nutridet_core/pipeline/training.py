@@ -1,0 +1,155 @@
+"""Training: adapters, their checkpoints on selection, the best one on test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nutridet_core.audits import Audit, audit_adapter_active, audit_contract
+from nutridet_core.errors import ArtifactError
+from nutridet_core.evaluate import load_scores
+from nutridet_core.pipeline.context import Context, score_model
+from nutridet_core.scores import Scores
+from nutridet_core.store import Manifest, read_manifest, reusable, seal, write_json, writing
+
+CHOICE = "choice.json"
+
+
+def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
+    """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
+    from nutridet_core.train import TrainingRun, train
+
+    manifests = []
+    for name in names:
+        run = TrainingRun(
+            context.experiment(name), context.profile, context.layout.dataset, context.layout.adapter(name)
+        )
+        run_id = context.open_run(name, run.config, stage="training")
+        with context.tracker.step(run_id):
+            manifests.append(
+                train(run, log=context.log, on_metrics=_to_mlflow(context, run_id), mlflow_run_id=run_id)
+            )
+    return manifests
+
+
+def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:
+    """Score every checkpoint of the experiments on selection, with one load of the base model."""
+    wear = _base_with(context)
+    return {name: [_score(context, wear, name, path, "selection") for path in _checkpoints(context, name)] for name in names}
+
+
+def choose_checkpoint(context: Context, name: str) -> Manifest:
+    """The checkpoint with the highest mean IoU on selection; of equal ones, the earlier."""
+    folders = [context.layout.scores(f"{name}/{path.name}", "selection") for path in _checkpoints(context, name)]
+    evidence = {"scores": [read_manifest(folder, kind="scores").digest for folder in folders]}
+    kept = reusable(context.layout.choice(name), "choice", evidence)
+    if kept:
+        return kept
+    curve = [{"checkpoint": folder.parent.name, "scores": load_scores(folder).to_dict()} for folder in folders]
+    winner = max(curve, key=lambda point: point["scores"]["metrics"]["mean_iou"]["value"])
+    with writing(context.layout.choice(name)) as draft:
+        write_json(draft / CHOICE, {"chosen": winner["checkpoint"], "curve": curve})
+        return seal(draft, _choice_manifest(context, name, winner, evidence))
+
+
+def score_experiments(context: Context, names: Sequence[str]) -> dict[str, Scores]:
+    """Score the chosen checkpoint of each experiment on test, once."""
+    wear = _base_with(context)
+    return {name: _score(context, wear, name, chosen_checkpoint(context, name), "test") for name in names}
+
+
+def chosen_checkpoint(context: Context, name: str) -> Path:
+    """Folder of the checkpoint that `choose_checkpoint` chose."""
+    return context.layout.adapter(name) / str(read_choice(context, name)["chosen"])
+
+
+def read_choice(context: Context, name: str) -> dict[str, Any]:
+    """`{"chosen": "checkpoint-N", "curve": [{"checkpoint", "scores"}, ...]}`."""
+    folder = context.layout.choice(name)
+    read_manifest(folder, kind="choice")
+    return dict(json.loads((folder / CHOICE).read_text(encoding="utf-8")))
+
+
+def _choice_manifest(context: Context, name: str, winner: dict[str, Any], evidence: dict[str, Any]) -> Manifest:
+    iou = winner["scores"]["metrics"]["mean_iou"]
+    trained = read_manifest(context.layout.adapter(name), kind="adapter", verify=False)
+    return Manifest(
+        kind="choice",
+        name=name,
+        contract=context.profile.contract.hash,
+        data_fingerprint=context.fingerprint,
+        config=evidence,
+        facts={"chosen": winner["checkpoint"], "photos": winner["scores"]["photos"], "mean_iou": iou},
+        mlflow_run_id=trained.mlflow_run_id,
+    )
+
+
+def _checkpoints(context: Context, name: str) -> list[Path]:
+    from nutridet_core.train import checkpoints
+
+    found = checkpoints(context.layout.adapter(name))
+    if not found:
+        raise ArtifactError("no checkpoint", where=context.layout.adapter(name), remedy=f"Train {name} first.")
+    return found
+
+
+def _base_with(context: Context) -> Callable[[Path], tuple[Any, Any]]:
+    """A function that dresses one base model in an adapter; the base is loaded when it is first called."""
+    from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
+
+    profile = context.profile
+    source, family, contract = base_source(profile), profile.architecture, profile.contract
+
+    @cache
+    def processor() -> Any:
+        return load_processor(source, family, contract)
+
+    model: Any = None
+
+    def wear(adapter: Path) -> tuple[Any, Any]:
+        nonlocal model
+        if model is None:
+            context.log(f"loading {profile.base_model} in {profile.scoring_precision}")
+            model = load_model(source, family, profile.scoring_precision, contract)
+        model = attach_adapter(model, adapter, contract)
+        return model, processor()
+
+    return wear
+
+
+def _score(
+    context: Context, wear: Callable[[Path], tuple[Any, Any]], name: str, checkpoint: Path, split: Any
+) -> Scores:
+    subject = name if split == "test" else f"{name}/{checkpoint.name}"
+    sealed = read_manifest(checkpoint, kind="checkpoint")
+    run_id = read_manifest(context.layout.adapter(name), kind="adapter", verify=False).mlflow_run_id
+    return score_model(
+        context,
+        subject,
+        split,
+        weights=sealed.digest,
+        load=lambda: wear(checkpoint),
+        run_id=str(run_id),
+        step=int(sealed.facts["step"]),
+        check=lambda model, processor: _audit(context, sealed, model, processor),
+    )
+
+
+def _audit(context: Context, sealed: Manifest, model: Any, processor: Any) -> dict[str, Any]:
+    from PIL import Image
+
+    from nutridet_core.predict import encode
+    from nutridet_core.prompts import prompt_text
+
+    contract = context.profile.contract
+    audits: list[Audit] = [audit_contract(sealed, contract, prompt_text(contract, processor)).require()]
+    grey = encode(processor, contract, [Image.new("RGB", (224, 224), "grey")]).to(model.device)
+    audits.append(audit_adapter_active(model, grey).require())
+    return {"audits": {audit.name: audit.to_dict() for audit in audits}}
+
+
+def _to_mlflow(context: Context, run_id: str) -> Callable[[dict[str, float], int], None]:
+    return lambda metrics, step: context.tracker.log_metrics(run_id, metrics, step)

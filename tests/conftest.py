@@ -1,0 +1,66 @@
+"""What several test files share: one small dataset, one trained adapter, made once per test run with real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nutridet_core.experiments import EXPERIMENTS, Experiment
+from nutridet_core.profiles import TINY, Profile
+
+PROFILE: Profile = replace(TINY, train_batch_size=4)
+EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four drawn photos, split."""
+    from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    prepare_dataset(DatasetSpec(source="generated:24", selection_share=0.2, test_share=0.2), folder, log=print)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    """The embedded model's processor under the tiny profile's contract."""
+    from nutridet_core.models import base_source, load_processor
+
+    return load_processor(base_source(PROFILE), PROFILE.architecture, PROFILE.contract)
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Path]:
+    """A function that trains an experiment for two short epochs, once, and gives its folder."""
+    from nutridet_core.train import TrainingRun, train
+
+    root = tmp_path_factory.mktemp("adapters")
+
+    def train_once(experiment: Experiment) -> Path:
+        train(TrainingRun(experiment, PROFILE, dataset, root / experiment.name))
+        return root / experiment.name
+
+    return train_once
+
+
+@pytest.fixture(scope="session")
+def adapter(trained: Callable[[Experiment], Path]) -> Path:
+    """The last checkpoint of exp1a."""
+    from nutridet_core.train import checkpoints
+
+    return checkpoints(trained(EXP1A))[-1]
+
+
+@pytest.fixture(scope="session")
+def merged(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint merged."""
+    from nutridet_core.merge import merge
+
+    folder = tmp_path_factory.mktemp("release") / "merged"
+    merge(PROFILE, adapter, folder, name="test/merged")
+    return folder

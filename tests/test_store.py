@@ -1,0 +1,65 @@
+"""Artefacts: an artefact without a valid manifest does not exist."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nutridet_core.errors import ArtifactError
+from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest, reusable, seal, writing
+
+
+def make(folder: Path, text: str = "weights", **config: object) -> Manifest:
+    with writing(folder) as draft:
+        (draft / "sub").mkdir()
+        (draft / "sub" / "model.bin").write_text(text)
+        return seal(draft, Manifest(kind="model", name="m", config=dict(config)))
+
+
+def test_written_and_read_back(tmp_path: Path) -> None:
+    sealed = make(tmp_path / "m")
+    assert read_manifest(tmp_path / "m", kind="model") == sealed
+    assert set(sealed.files) == {"sub/model.bin"}
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing", "torn manifest", "no manifest", "kind"])
+def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
+    make(tmp_path / "m")
+    file, manifest = tmp_path / "m" / "sub" / "model.bin", tmp_path / "m" / MANIFEST
+    match damage:
+        case "bit":
+            file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+        case "missing":
+            file.unlink()
+        case "torn manifest":
+            os.truncate(manifest, manifest.stat().st_size // 2)
+        case "no manifest":
+            manifest.unlink()
+    with pytest.raises(ArtifactError) as error:
+        read_manifest(tmp_path / "m", kind="adapter" if damage == "kind" else "model")
+    assert str(tmp_path) in str(error.value)
+    assert is_complete(tmp_path / "m") == (damage == "kind")
+
+
+def test_a_failed_write_leaves_the_old_artefact(tmp_path: Path) -> None:
+    old = make(tmp_path / "m", "old")
+    with pytest.raises(RuntimeError), writing(tmp_path / "m") as draft:
+        (draft / "half").write_text("new")
+        raise RuntimeError("disk full")
+    assert read_manifest(tmp_path / "m") == old
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_unsealed_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="without a manifest"), writing(tmp_path / "m") as draft:
+        (draft / "file").write_text("x")
+    assert not (tmp_path / "m").exists()
+
+
+def test_reuse_needs_the_same_configuration(tmp_path: Path) -> None:
+    sealed = make(tmp_path / "m", seed=1)
+    assert reusable(tmp_path / "m", "model", {"seed": 1}) == sealed
+    assert reusable(tmp_path / "m", "model", {"seed": 2}) is None

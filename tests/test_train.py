@@ -1,0 +1,101 @@
+"""Training: every epoch leaves a checkpoint; a killed run goes on and ends where an unbroken one ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nutridet_core.store import MANIFEST, is_complete, read_manifest
+from nutridet_core.train import TrainingRun, checkpoints, finished, prepare_folder, train
+from tests.conftest import EXP1A, PROFILE
+
+EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
+_SCRIPT = """
+import sys
+from pathlib import Path
+from nutridet_core.train import TrainingRun, train
+from tests.conftest import PROFILE
+from tests.test_train import EXPERIMENT
+train(TrainingRun(EXPERIMENT, PROFILE, Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_adapter(dataset: Path, tmp_path: Path) -> None:
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    _train_until_killed(dataset, broken, after_checkpoints=2)
+    _tear(checkpoints(broken)[-1])
+    survivors = [path.name for path in checkpoints(broken) if is_complete(path)]
+    assert len(survivors) >= 1, "the test must leave a checkpoint to resume from"
+    resumed = train(TrainingRun(EXPERIMENT, PROFILE, dataset, broken))
+    train(TrainingRun(EXPERIMENT, PROFILE, dataset, unbroken))
+    assert resumed.facts["resumed_from"] == survivors[-1]
+    for ours, theirs in zip(checkpoints(broken), checkpoints(unbroken), strict=True):
+        _assert_same_adapter(ours, theirs)
+
+
+def test_a_finished_run_is_kept_and_another_configuration_is_not(dataset: Path, tmp_path: Path) -> None:
+    run = TrainingRun(replace(EXP1A, epochs=1), PROFILE, dataset, tmp_path / "run")
+    first = train(run)
+    lines: list[str] = []
+    assert train(run, log=lines.append) == first
+    assert "already trained" in lines[0]
+    other = replace(run, experiment=replace(run.experiment, learning_rate=2e-4))
+    assert finished(run.folder, other.config) is None
+    assert prepare_folder(run.folder, other.config) is None
+    assert checkpoints(run.folder) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated weights", "no manifest", "torn manifest"])
+def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: str) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    copy = Path(shutil.copytree(adapter, folder / adapter.name))
+    match damage:
+        case "truncated weights":
+            _tear(copy)
+        case "no manifest":
+            (copy / MANIFEST).unlink()
+        case "torn manifest":
+            os.truncate(copy / MANIFEST, 100)
+    assert prepare_folder(folder, {}) is None
+    assert not copy.exists()
+
+
+def test_the_loss_falls_and_the_facts_say_so(adapter: Path) -> None:
+    facts = read_manifest(adapter.parent, kind="adapter").facts
+    assert facts["loss"][-1]["loss"] < facts["loss"][0]["loss"] or len(facts["loss"]) < 2
+    assert {"label_audit", "module_audit", "gradient_audit"} == set(facts["audits"])
+    assert facts["parameters"]["trainable"] > 0
+
+
+def _train_until_killed(dataset: Path, folder: Path, *, after_checkpoints: int) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(dataset), str(folder)], cwd=Path(__file__).parents[1])
+    while process.poll() is None:
+        if sum((path / MANIFEST).is_file() for path in checkpoints(folder)) >= after_checkpoints:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def _tear(checkpoint: Path) -> None:
+    weights = checkpoint / "adapter_model.safetensors"
+    if weights.is_file():
+        os.truncate(weights, weights.stat().st_size // 2)
+
+
+def _assert_same_adapter(first: Path, second: Path) -> None:
+    ours, theirs = load_file(first / "adapter_model.safetensors"), load_file(second / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
