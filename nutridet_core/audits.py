@@ -66,7 +66,9 @@ def audit_labels(batch: Any, tokenizer: Any, expected: Sequence[str], placeholde
         supervised = [label for label in labels if label != -100]
         visual = sum(label in ids for label in supervised)
         if visual:
-            return Audit("label_audit", False, f"{visual} image placeholders of row {row} are in the loss", {"row": row})
+            return Audit(
+                "label_audit", False, f"{visual} image placeholders of row {row} are in the loss", {"row": row}
+            )
         decoded = tokenizer.decode(supervised, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if decoded != text:
             evidence = {"row": row, "supervised": decoded, "expected": text}
@@ -123,7 +125,9 @@ def audit_contract(trained: Manifest, contract: Contract, prompt: str) -> Audit:
         return Audit("contract_audit", False, "family, prompt or pixel budget differ from training", evidence)
     asked = trained.facts.get("prompt")
     if asked != prompt:
-        return Audit("contract_audit", False, "the rendered prompt differs from training", {"trained": asked, "now": prompt})
+        return Audit(
+            "contract_audit", False, "the rendered prompt differs from training", {"trained": asked, "now": prompt}
+        )
     return Audit("contract_audit", True, f"asked as trained, contract {contract.hash[:12]}", evidence)
 
 
@@ -154,14 +158,18 @@ def audit_beats_baseline(comparison: Comparison) -> Audit:
 
 def audit_not_regressed(comparison: Comparison) -> Audit:
     """The champion is not shown to be worse than when it was registered."""
-    return Audit("not_regressed", comparison.mean_iou.high >= 0, comparison.text, {"difference": comparison.mean_iou.value})
+    return Audit(
+        "not_regressed", comparison.mean_iou.high >= 0, comparison.text, {"difference": comparison.mean_iou.value}
+    )
 
 
 def audit_merge(comparison: Comparison) -> Audit:
     """The merged model scores like the adapter on its base."""
     change = comparison.mean_iou.value
     passed = abs(change) <= MERGE_TOLERANCE
-    summary = f"mean IoU moved by {change:+.4f} (at most {MERGE_TOLERANCE}), {comparison.same_answers:.1%} equal answers"
+    summary = (
+        f"mean IoU moved by {change:+.4f} (at most {MERGE_TOLERANCE}), {comparison.same_answers:.1%} equal answers"
+    )
     return Audit("merge_parity", passed, summary, {"change": change, "same_answers": comparison.same_answers})
 
 
@@ -186,7 +194,11 @@ def audit_merged_base(folder: Path) -> Audit:
             packed += [name for name in names if _is_packed(name, weights)]
     quantised = "quantization_config" in config
     passed = not packed and not quantised
-    summary = "merged into full-precision weights" if passed else f"merged into 4-bit weights, e.g. {(packed or ['config.json'])[0]}"
+    summary = (
+        "merged into full-precision weights"
+        if passed
+        else f"merged into 4-bit weights, e.g. {(packed or ['config.json'])[0]}"
+    )
     return Audit("merge_base", passed, summary, {"packed_tensors": packed[:5], "quantization_config": quantised})
 
 

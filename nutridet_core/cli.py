@@ -69,7 +69,9 @@ def checkpoints(experiments: Experiments = None) -> None:
     score_checkpoints(context, names)
     for name in names:
         facts = choose_checkpoint(context, name).facts
-        typer.echo(f"{name}: {facts['chosen']}, selection mean IoU {facts['mean_iou']['value']:.3f}, n = {facts['photos']}")
+        typer.echo(
+            f"{name}: {facts['chosen']}, selection mean IoU {facts['mean_iou']['value']:.3f}, n = {facts['photos']}"
+        )
 
 
 @command
@@ -143,7 +145,9 @@ def reevaluate() -> None:
 @command
 def predict(
     photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
-    model: Annotated[Path | None, typer.Option(help="Merged or FP8 folder; the current release when not given.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Merged or FP8 folder; the current release when not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the photos with their boxes drawn.")] = Path("predictions"),
 ) -> None:
     """Find the nutrition tables in photos and draw their boxes."""

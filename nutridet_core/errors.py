@@ -29,9 +29,7 @@ class NutridetError(Exception):
     ) -> None:
         self.problem, self.where, self.field, self.remedy = problem, where, field, remedy
         place = " ".join(
-            part
-            for part in (str(where) if where is not None else "", f"[{field}]" if field else "")
-            if part
+            part for part in (str(where) if where is not None else "", f"[{field}]" if field else "") if part
         )
         text = f"{place}: {problem}" if place else problem
         super().__init__(f"{text}. {remedy}" if remedy else text)

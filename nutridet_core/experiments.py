@@ -55,7 +55,10 @@ class Experiment:
             )
         if not self.towers or not self.towers <= set(TOWERS):
             raise SettingsError(
-                f"towers are {sorted(self.towers)}", where=self.name, field="towers", remedy=f"Use one or more of {TOWERS}."
+                f"towers are {sorted(self.towers)}",
+                where=self.name,
+                field="towers",
+                remedy=f"Use one or more of {TOWERS}.",
             )
         for field in ("rank", "alpha", "epochs", "learning_rate", "max_grad_norm"):
             if getattr(self, field) <= 0:
@@ -78,7 +81,9 @@ def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
     experiments = {experiment.name: experiment for experiment in EXPERIMENTS}
     for name, table in _read_toml(extra).items() if extra else ():
         if name in experiments:
-            raise SettingsError("this experiment exists already", where=extra, field=name, remedy="Choose another name.")
+            raise SettingsError(
+                "this experiment exists already", where=extra, field=name, remedy="Choose another name."
+            )
         experiments[name] = _from_table(name, table, extra)
     return experiments
 
@@ -99,7 +104,10 @@ def _from_table(name: str, table: object, where: Path | None) -> Experiment:
     for key in table:
         if key not in known or key == "name":
             raise SettingsError(
-                "no such field", where=where, field=f"{name}.{key}", remedy=f"Known: {', '.join(sorted(set(known) - {'name'}))}."
+                "no such field",
+                where=where,
+                field=f"{name}.{key}",
+                remedy=f"Known: {', '.join(sorted(set(known) - {'name'}))}.",
             )
     values = {"summary": name, "mask_prompt": True, "towers": ["language"], **table}
     for key, value in values.items():

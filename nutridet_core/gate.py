@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nutridet_core.audits import Audit, audit_parse_failures
 from nutridet_core.data.dataset import check_boxes, check_splits
@@ -100,6 +101,6 @@ def _worst(name: str, manifests: Sequence[Manifest]) -> Audit:
     return (failed or found or [Audit(**_missing(name, None))])[0]
 
 
-def _missing(name: str, manifest: Manifest | None) -> dict[str, object]:
+def _missing(name: str, manifest: Manifest | None) -> dict[str, Any]:
     where = manifest.name if manifest else "any artefact"
     return {"name": name, "passed": False, "summary": f"not recorded in the manifest of {where}", "evidence": {}}

@@ -81,7 +81,22 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
         trust_remote_code=False,
         attn_implementation="sdpa",
     )
+    _quantize_activations(model)
     return model.eval()
+
+
+def _quantize_activations(model: Any) -> None:
+    """Round the activations of FP8 layers as a server with FP8 kernels would.
+
+    transformers 5.23 decompresses FP8 weights on the first forward and then computes in bf16: without
+    this, a W8A8 model would be scored as weight-only. Models without FP8 layers are left alone.
+    """
+    quantised = [module for module in model.modules() if getattr(module, "quantization_scheme", None) is not None]
+    if quantised:
+        from compressed_tensors.quantization.lifecycle.forward import set_forward_quantized
+
+        for module in quantised:
+            set_forward_quantized(module)
 
 
 def nf4_config(family: Family) -> BitsAndBytesConfig:
@@ -137,7 +152,7 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     homeless = [key for key in tensors if key.removeprefix(prefix).split(".lora_")[0] not in modules]
     if homeless:
         raise AuditError(
-            f"adapter_active: {len(homeless)} of {len(tensors)} adapter keys have no module in the model, e.g. {homeless[0]}",
+            f"adapter_active: {len(homeless)} of {len(tensors)} adapter keys have no module, e.g. {homeless[0]}",
             evidence={"unexpected_keys": homeless[:5], "tensors": len(tensors)},
             remedy="The adapter was trained under other module names; convert it or train again.",
         )

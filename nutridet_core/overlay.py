@@ -45,6 +45,13 @@ def draw_boxes(
     Returns:
         RGB; as high as the photo plus its strip, at least 140 pixels wide.
     """
+    return add_strip(mark_boxes(image, truth, predicted, max_side=max_side), truth, predicted, caption=caption)
+
+
+def mark_boxes(
+    image: Image.Image, truth: Sequence[Box], predicted: Sequence[Box], *, max_side: int = 480
+) -> Image.Image:
+    """What `draw_boxes` gives, without the strip."""
     photo = _shrink(image, max_side)
     width = _line_width(photo)
     pen = ImageDraw.Draw(photo)
@@ -52,8 +59,19 @@ def draw_boxes(
         _draw_solid(pen, _corners(box, photo), TRUTH_COLOUR, width)
     for box in predicted:
         _draw_dashed(pen, _corners(box, photo), PREDICTED_COLOUR, width)
-    strip = _strip(max(photo.width, _NARROWEST), caption, _legend(truth, predicted), max(11, max_side // 34))
-    return _stack(photo, strip)
+    return photo
+
+
+def add_strip(
+    photo: Image.Image, truth: Sequence[Box], predicted: Sequence[Box], *, caption: str | None = None
+) -> Image.Image:
+    """A marked photo over a strip with the caption and a legend of the kinds of boxes there are."""
+    size = max(11, max(photo.size) // 34)
+    strip = _strip(max(photo.width, _NARROWEST), caption, _legend(truth, predicted), size)
+    tile = Image.new("RGB", (strip.width, photo.height + strip.height), _PAPER)
+    tile.paste(photo, ((strip.width - photo.width) // 2, 0))
+    tile.paste(strip, (0, photo.height))
+    return tile
 
 
 def contact_sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -160,10 +178,3 @@ def _fit(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: f
     while text and font.getlength(text + _ELLIPSIS) > width:
         text = text[:-1]
     return text + _ELLIPSIS
-
-
-def _stack(photo: Image.Image, strip: Image.Image) -> Image.Image:
-    tile = Image.new("RGB", (strip.width, photo.height + strip.height), _PAPER)
-    tile.paste(photo, ((strip.width - photo.width) // 2, 0))
-    tile.paste(strip, (0, photo.height))
-    return tile

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -71,9 +72,9 @@ def find_table(lines: Sequence[Line], width: int, height: int) -> Box | None:
     if not blocks or _anchors(blocks[0]) < _MIN_ANCHORS:
         return None
     block = blocks[0]
-    corners = (min(l.x0 for l in block), min(l.y0 for l in block), max(l.x1 for l in block), max(l.y1 for l in block))
-    x0, y0, x1, y1 = corners
-    return Box.from_xyxy_px((max(0, x0), max(0, y0), min(width, x1), min(height, y1)), width, height)
+    left, top = min(line.x0 for line in block), min(line.y0 for line in block)
+    right, bottom = max(line.x1 for line in block), max(line.y1 for line in block)
+    return Box.from_xyxy_px((max(0, left), max(0, top), min(width, right), min(height, bottom)), width, height)
 
 
 def form_of(box: Box | None) -> Form:
@@ -92,7 +93,7 @@ def _blocks(lines: Sequence[Line]) -> list[list[Line]]:
     blocks: list[list[Line]] = []
     for line in sorted(rows, key=lambda line: line.y0):
         near = [block for block in blocks if any(_adjacent(line, other) for other in block)]
-        blocks = [block for block in blocks if block not in near] + [[line, *(l for block in near for l in block)]]
+        blocks = [block for block in blocks if block not in near] + [[line, *chain(*near)]]
     return blocks
 
 

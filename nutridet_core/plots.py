@@ -85,18 +85,23 @@ def plot_curves(
     axes.set_xlabel("training step")
     axes.set_ylabel(metric)
     axes.margins(x=0.06)
+    axes.set_ylim(*_limits(lines))
     _legend(axes, look)
     return _render(figure, look, form)
 
 
-def plot_iou_histograms(ious: Mapping[str, Sequence[float]], *, look: Look = LIGHT, form: Format = "svg") -> bytes:
-    """One histogram of IoU per subject, below each other on one scale; boxes nobody found lie in the first bin."""
+def plot_iou_histograms(
+    ious: Mapping[str, Sequence[float]], *, highlight: str | None = None, look: Look = LIGHT, form: Format = "svg"
+) -> bytes:
+    """One histogram of IoU per subject, below each other on one scale; boxes nobody found lie in the first bin.
+
+    Args:
+        highlight: subject to colour; without one, all are.
+    """
     figure, panels = _panels(look, rows=len(ious), height=0.5 + 0.62 * len(ious))
     for number, (axes, (label, values)) in enumerate(zip(panels, ious.items(), strict=True)):
-        weights = np.full(len(values), 100 / max(1, len(values)))
-        axes.hist(
-            values, bins=IOU_BINS, range=(0, 1), weights=weights, color=_colour(look, number), alpha=0.85, rwidth=0.9
-        )
+        colour = look.series[0] if highlight in (None, label) else look.muted
+        axes.hist(values, bins=IOU_BINS, range=(0, 1), color=colour, alpha=0.85, rwidth=0.9)
         axes.axvline(0.5, color=look.muted, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
         axes.set_yticks([])
@@ -179,6 +184,14 @@ def plot_trend(
     return _render(figure, look, form)
 
 
+def _limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """Room for the bands of all lines, so that figures of the same lines share a scale whatever their focus."""
+    ends = np.array([(v.value, v.low, v.high) for line in lines for v in line.values])
+    low, high = (float(np.nanmin(ends)), float(np.nanmax(ends))) if np.isfinite(ends).any() else (0.0, 1.0)
+    margin = 0.06 * max(high - low, 0.01)
+    return low - margin, high + margin
+
+
 def _by_time(points: Sequence[tuple[datetime, Estimate]]) -> tuple[list[float], list[Estimate]]:
     """Times as matplotlib's day numbers."""
     from matplotlib.dates import date2num
@@ -212,7 +225,7 @@ def _draw_line(axes: Axes, line: Line, colour: str, look: Look) -> None:
 
 def _draw_bars(axes: Axes, values: Sequence[float | None], look: Look) -> None:
     for place, value in enumerate(values):
-        axes.barh(place, value or 0, height=0.6, color=_colour(look, place))
+        axes.barh(place, value or 0, height=0.6, color=look.series[0])
         axes.annotate(
             "not known" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}",
             (value or 0, place), xytext=(4, 0), textcoords="offset points", va="center", color=look.ink,

@@ -47,7 +47,9 @@ def predict(
     """
     predictions: list[Prediction] = []
     for batch in _batches(photos, batch_size):
-        predictions += _predict_batch(model, processor, contract, [open_photo() for open_photo in batch], max_new_tokens)
+        predictions += _predict_batch(
+            model, processor, contract, [open_photo() for open_photo in batch], max_new_tokens
+        )
         progress(len(predictions), len(photos))
     return predictions
 
@@ -92,7 +94,7 @@ def _strip(text: str) -> str:
 
 
 def _forget_rope_deltas(model: Any) -> None:
-    """transformers caches the offset of the last forward on the model; another batch shape must not see it."""
+    """Transformers caches the offset of the last forward on the model; another batch shape must not see it."""
     for module in model.modules():
         if getattr(module, "rope_deltas", None) is not None:
             module.rope_deltas = None

@@ -96,11 +96,18 @@ class Scores:
         return "\n".join(lines)
 
     @property
+    def headline(self) -> str:
+        """The two numbers that people ask for first."""
+        return f"mean IoU {self.metrics['mean_iou']}, F1@0.5 {self.metrics['f1_50']}, n = {self.photos}"
+
+    @property
     def markdown(self) -> str:
         """For Dagster and reports."""
         rows = [f"| {name} | {estimate.value:.3f} | {estimate.low:.3f} to {estimate.high:.3f} |"
                 for name, estimate in self.metrics.items()]  # fmt: skip
-        head = f"**{self.subject}** on {self.split}, {self._counts}\n\n| metric | value | 95 % interval |\n|---|---|---|"
+        head = (
+            f"**{self.subject}** on {self.split}, {self._counts}\n\n| metric | value | 95 % interval |\n|---|---|---|"
+        )
         return "\n".join([head, *rows])
 
     @property
@@ -253,7 +260,9 @@ def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
     draws = np.array(
         [_accumulate(evaluator, rng.integers(0, len(samples), len(samples)).tolist()) for _ in range(_AP_RESAMPLES)]
     )
-    return {name: interval(value, draws[:, column]) for column, (name, value) in enumerate(zip(names, point, strict=True))}
+    return {
+        name: interval(value, draws[:, column]) for column, (name, value) in enumerate(zip(names, point, strict=True))
+    }
 
 
 def _coco_evaluator(samples: Sequence[Sample]) -> Any:

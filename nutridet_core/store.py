@@ -129,9 +129,7 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(
-            "no manifest, so there is no artefact here", where=folder, remedy="Materialise it (again)."
-        )
+        raise ArtifactError("no manifest, so there is no artefact here", where=folder, remedy="Materialise it (again).")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -158,7 +158,9 @@ class Collator:
 
     def __init__(self, processor: Any, *, mask_prompt: bool) -> None:
         self.collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=mask_prompt)
-        ids = processor.tokenizer.convert_tokens_to_ids([t for t in PLACEHOLDERS if t in processor.tokenizer.get_vocab()])
+        ids = processor.tokenizer.convert_tokens_to_ids(
+            [t for t in PLACEHOLDERS if t in processor.tokenizer.get_vocab()]
+        )
         self.placeholders = torch.tensor(ids)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:

@@ -55,7 +55,7 @@ def write_repository(folder: Path, *, profile: Profile, weights: Path, prompt: s
 
 
 def engine_arguments(profile: Profile, weights: Path) -> dict[str, Any]:
-    """vLLM's AsyncEngineArgs: one image a request, the contract's pixel budget, no remote code."""
+    """VLLM's AsyncEngineArgs: one image a request, the contract's pixel budget, no remote code."""
     tokens = profile.max_pixels // profile.architecture.cell_px**2
     return {
         "model": str(weights),

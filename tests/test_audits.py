@@ -156,7 +156,10 @@ def test_a_renamed_adapter_key_is_seen(adapter: Path, tmp_path: Path) -> None:
     """Names of before transformers 4.52: PEFT warns, and the model answers like its base."""
     copy = Path(shutil.copytree(adapter, tmp_path / "adapter"))
     tensors = load_file(copy / "adapter_model.safetensors")
-    save_file({key.replace("model.language_model", "model"): t for key, t in tensors.items()}, copy / "adapter_model.safetensors")
+    save_file(
+        {key.replace("model.language_model", "model"): t for key, t in tensors.items()},
+        copy / "adapter_model.safetensors",
+    )
     reseal(copy)
     with pytest.raises(AuditError, match="adapter keys have no module"):
         attach_adapter(load(), copy, CONTRACT)
@@ -177,7 +180,9 @@ def test_an_inactive_adapter_is_seen(processor: Any) -> None:
     assert not audit_adapter_active(fresh.eval(), _grey(processor)).passed
 
 
-@pytest.mark.parametrize("change", [{"question": "Where is the table?"}, {"max_pixels": 400 * 400}], ids=["prompt", "resize"])
+@pytest.mark.parametrize(
+    "change", [{"question": "Where is the table?"}, {"max_pixels": 400 * 400}], ids=["prompt", "resize"]
+)
 def test_another_contract_at_evaluation_is_seen(adapter: Path, processor: Any, change: dict[str, Any]) -> None:
     other = replace(CONTRACT, **change)
     assert not audit_contract(read_manifest(adapter), other, prompt_text(other, processor)).passed

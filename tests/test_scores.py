@@ -16,7 +16,12 @@ LEFT, RIGHT = Box(0.0, 0.0, 0.4, 1.0), Box(0.6, 0.0, 1.0, 1.0)
 
 
 def photo(
-    number: int, truth: tuple[Box, ...], predicted: tuple[Box, ...], *, confidence: float = 0.9, problems: tuple[str, ...] = ()
+    number: int,
+    truth: tuple[Box, ...],
+    predicted: tuple[Box, ...],
+    *,
+    confidence: float = 0.9,
+    problems: tuple[str, ...] = (),
 ) -> Sample:
     form = "native" if predicted else "negative"
     return Sample(f"p{number}", 100, 100, truth, predicted, confidence, str(predicted), form, problems, 0.1)

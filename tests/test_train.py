@@ -79,7 +79,9 @@ def test_the_loss_falls_and_the_facts_say_so(adapter: Path) -> None:
 
 
 def _train_until_killed(dataset: Path, folder: Path, *, after_checkpoints: int) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(dataset), str(folder)], cwd=Path(__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, str(dataset), str(folder)], cwd=Path(__file__).parents[1]
+    )
     while process.poll() is None:
         if sum((path / MANIFEST).is_file() for path in checkpoints(folder)) >= after_checkpoints:
             process.send_signal(signal.SIGKILL)
@@ -98,4 +100,6 @@ def _assert_same_adapter(first: Path, second: Path) -> None:
     ours, theirs = load_file(first / "adapter_model.safetensors"), load_file(second / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            ours[key], theirs[key], rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )

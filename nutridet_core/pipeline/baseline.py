@@ -9,7 +9,7 @@ from nutridet_core.data.examples import Split
 from nutridet_core.evaluate import load_scores, sample
 from nutridet_core.peer import find_table, form_of, line_reader
 from nutridet_core.pipeline.context import Context, keep_scores, progress, score_model, scores_config
-from nutridet_core.scores import Scores
+from nutridet_core.scores import Sample, Scores
 from nutridet_core.store import digest, reusable
 
 BASELINE = "baseline"
@@ -52,7 +52,7 @@ def score_peer(context: Context) -> Scores:
         return keep_scores(context, PEER, "test", samples, config=config, facts={}, run_id=run_id)
 
 
-def _read_photos(context: Context) -> list[object]:
+def _read_photos(context: Context) -> list[Sample]:
     records, photos = load_records(context.layout.dataset, "test"), open_photos(context.layout.dataset, "test")
     read, report = line_reader(), progress(context, f"{PEER} on test")
     samples = []

@@ -97,7 +97,9 @@ def photo_opener(context: Context) -> Callable[[str], Image.Image]:
 def _row(context: Context, subject: str, summary: str, kind: Kind) -> Row:
     folder = context.layout.scores(subject, "test")
     read_manifest(folder, kind="scores")
-    return Row(subject, summary, kind, load_scores(folder), load_samples(folder), _adapter_bytes(context, subject, kind))
+    return Row(
+        subject, summary, kind, load_scores(folder), load_samples(folder), _adapter_bytes(context, subject, kind)
+    )
 
 
 def _adapter_bytes(context: Context, subject: str, kind: Kind) -> int | None:
@@ -137,4 +139,3 @@ def _facts(context: Context) -> dict[str, Any]:
         "git commit": git_commit() or "not a checkout",
         **stack_versions(),
     }
-

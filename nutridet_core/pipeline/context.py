@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from nutridet_core.data.examples import Split
@@ -151,7 +150,7 @@ def keep_scores(
     scores = save_scores(folder, subject, split, samples, manifest)
     context.tracker.log_metrics(run_id, scores.mlflow_metrics, step)
     context.tracker.log_folder(run_id, folder, f"scores/{subject}/{split}")
-    context.log(f"{subject} on {split}: mean IoU {scores.metrics['mean_iou']}, F1@0.5 {scores.metrics['f1_50']}, n = {scores.photos}")
+    context.log(f"{subject} on {split}: {scores.headline}")
     return scores
 
 

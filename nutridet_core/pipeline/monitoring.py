@@ -25,7 +25,9 @@ def reevaluate_champion(context: Context) -> Manifest:
 
     holder = model_registry(context).holder(CHAMPION)
     if holder is None:
-        raise ArtifactError("no champion", where=model_registry(context).model, remedy="Materialise registered_model first.")
+        raise ArtifactError(
+            "no champion", where=model_registry(context).model, remedy="Materialise registered_model first."
+        )
     version, release = holder
     release.verify()
     profile, source = context.profile, Source(str(release.merged))
@@ -46,7 +48,9 @@ def past_reevaluations(context: Context) -> list[tuple[datetime, Scores]]:
 def _keep(context: Context, version: str, release: Release, samples: list[Sample]) -> Manifest:
     now = datetime.now(UTC)
     folder = context.layout.reevaluations / now.strftime(_STAMP)
-    run_id = context.open_run("champion re-evaluation", {"release": release.name, "version": version}, stage="monitoring")
+    run_id = context.open_run(
+        "champion re-evaluation", {"release": release.name, "version": version}, stage="monitoring"
+    )
     audit = audit_not_regressed(_against_registration(context, release, samples))
     manifest = Manifest(
         kind="scores",

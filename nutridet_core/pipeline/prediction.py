@@ -36,7 +36,9 @@ def predict_files(context: Context, photos: Sequence[Path], *, model: Path | Non
     out.mkdir(parents=True, exist_ok=True)
     for path, image, prediction in zip(photos, images, predictions, strict=True):
         target = out / f"{path.stem}.boxes.png"
-        draw_boxes(image, [], prediction.answer.boxes, caption=f"score {prediction.score:.2f}", max_side=1024).save(target)
+        draw_boxes(image, [], prediction.answer.boxes, caption=f"score {prediction.score:.2f}", max_side=1024).save(
+            target
+        )
         yield f"{path}: {describe(prediction, image.size)} -> {target}"
 
 

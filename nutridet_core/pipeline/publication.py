@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from nutridet_core.evaluate import load_scores
-from nutridet_core.model_card import write_model_card
-from nutridet_core.pipeline.comparison import leaderboard_rows
 from nutridet_core.pipeline.context import Context
-from nutridet_core.pipeline.release import current_release, subject
+from nutridet_core.pipeline.release import current_release
 from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
 from nutridet_core.triton import write_repository
 

@@ -74,7 +74,9 @@ def register_release(context: Context) -> dict[str, Any]:
     report = read_manifest(context.layout.release_report, kind="release_report")
     registry = model_registry(context)
     scores = load_scores(_keep_reference(context, release))
-    description = f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.photos}"
+    description = (
+        f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.photos}"
+    )
     version = registry.register(release, str(report.mlflow_run_id), scores.mlflow_metrics, description)
     verdict = _challenge(context, registry, version, release)
     context.log(f"{registry.model} version {version}: {verdict}")
@@ -150,7 +152,10 @@ def weight_bytes(folder: Path) -> int:
 def _point_to(context: Context, current: dict[str, str]) -> None:
     with writing(context.layout.current_release) as draft:
         write_json(draft / POINTER, current)
-        seal(draft, Manifest(kind="release", name=current["release"], config=current, contract=context.profile.contract.hash))
+        seal(
+            draft,
+            Manifest(kind="release", name=current["release"], config=current, contract=context.profile.contract.hash),
+        )
 
 
 def _write_parity(

@@ -29,16 +29,16 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
         )
         run_id = context.open_run(name, run.config, stage="training")
         with context.tracker.step(run_id):
-            manifests.append(
-                train(run, log=context.log, on_metrics=_to_mlflow(context, run_id), mlflow_run_id=run_id)
-            )
+            manifests.append(train(run, log=context.log, on_metrics=_to_mlflow(context, run_id), mlflow_run_id=run_id))
     return manifests
 
 
 def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:
     """Score every checkpoint of the experiments on selection, with one load of the base model."""
     wear = _base_with(context)
-    return {name: [_score(context, wear, name, path, "selection") for path in _checkpoints(context, name)] for name in names}
+    return {
+        name: [_score(context, wear, name, path, "selection") for path in _checkpoints(context, name)] for name in names
+    }
 
 
 def choose_checkpoint(context: Context, name: str) -> Manifest:
@@ -48,7 +48,9 @@ def choose_checkpoint(context: Context, name: str) -> Manifest:
     kept = reusable(context.layout.choice(name), "choice", evidence)
     if kept:
         return kept
-    curve = [{"checkpoint": folder.parent.name, "scores": load_scores(folder).to_dict()} for folder in folders]
+    curve: list[dict[str, Any]] = [
+        {"checkpoint": folder.parent.name, "scores": load_scores(folder).to_dict()} for folder in folders
+    ]
     winner = max(curve, key=lambda point: point["scores"]["metrics"]["mean_iou"]["value"])
     with writing(context.layout.choice(name)) as draft:
         write_json(draft / CHOICE, {"chosen": winner["checkpoint"], "curve": curve})

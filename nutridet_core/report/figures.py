@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nutridet_core import plots
 from nutridet_core.compare import Comparison
@@ -28,7 +29,7 @@ class Figure:
 def forest(rows: Sequence[Row], winner: str) -> Figure:
     """Mean IoU of every row."""
     alt = "; ".join(f"{row.name} {full_text('mean_iou', row.scores.metrics['mean_iou'])}" for row in rows)
-    return _figure(lambda look: draw_forest(rows, winner, look), f"Mean IoU: {alt}")
+    return _figure(partial(draw_forest, rows, winner), f"Mean IoU: {alt}")
 
 
 def differences(comparisons: Sequence[Comparison]) -> Figure | None:
@@ -39,22 +40,19 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
     return _figure(lambda look: plots.plot_forest(labels, metric=metric, zero=True, look=look), alt) if labels else None
 
 
-def histograms(rows: Sequence[Row]) -> Figure | None:
+def histograms(rows: Sequence[Row], winner: str) -> Figure | None:
     """IoU of every labelled table, per row; None when there is no table."""
     ious = {row.name: [iou for sample in row.samples for iou in sample.ious] for row in rows}
     if not any(ious.values()):
         return None
     shares = ((name, sum(iou >= 0.5 for iou in values) / max(1, len(values))) for name, values in ious.items())
     alt = "Share of tables with an IoU of at least 0.5: " + "; ".join(f"{name} {share:.0%}" for name, share in shares)
-    return _figure(lambda look: plots.plot_iou_histograms(ious, look=look), alt)
+    return _figure(lambda look: plots.plot_iou_histograms(ious, highlight=winner, look=look), alt)
 
 
 def checkpoints(curves: Sequence[Curve]) -> list[Figure]:
     """One figure per experiment, the others in grey behind it."""
-    return [
-        _figure(lambda look, name=curve.experiment: draw_curves(curves, name, look), _curve_alt(curve))  # type: ignore[misc]
-        for curve in curves
-    ]
+    return [_figure(partial(draw_curves, curves, curve.experiment), _curve_alt(curve)) for curve in curves]
 
 
 def footprints(rows: Sequence[Row]) -> Figure | None:
@@ -84,10 +82,14 @@ def _line(curve: Curve) -> plots.Line:
 
 
 def _curve_alt(curve: Curve) -> str:
-    points = "; ".join(f"step {step}: {full_text('mean_iou', scores.metrics['mean_iou'])}" for step, scores in curve.points)
+    points = "; ".join(
+        f"step {step}: {full_text('mean_iou', scores.metrics['mean_iou'])}" for step, scores in curve.points
+    )
     return f"Mean IoU of {curve.experiment}, step {curve.chosen} chosen. {points}"
 
 
 def _figure(draw: Callable[[plots.Look], bytes], alt: str) -> Figure:
-    light, dark = (f"data:image/svg+xml;base64,{base64.b64encode(draw(look)).decode()}" for look in (plots.LIGHT, plots.DARK))
+    light, dark = (
+        f"data:image/svg+xml;base64,{base64.b64encode(draw(look)).decode()}" for look in (plots.LIGHT, plots.DARK)
+    )
     return Figure(light, dark, alt)

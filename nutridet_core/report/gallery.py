@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nutridet_core.overlay import contact_sheet, draw_boxes
+from nutridet_core.overlay import add_strip, contact_sheet, mark_boxes
 from nutridet_core.report.outcomes import Outcome, outcome
 from nutridet_core.scores import Sample
 
@@ -21,7 +21,7 @@ _TILE_SIDE = 420  # px: two beside each other on a phone's screen are still shar
 
 @dataclass(frozen=True)
 class Tile:
-    """One photo with its boxes."""
+    """One photo with its boxes, and what to say about it."""
 
     sample: Sample
     image: Image.Image
@@ -50,8 +50,10 @@ def make_gallery(samples: Sequence[Sample], open_photo: Callable[[str], Image.Im
 
 
 def gallery_sheet(gallery: Sequence[Group]) -> Image.Image:
-    """All tiles on one sheet, a new row for each group."""
-    return contact_sheet([contact_sheet([tile.image for tile in group.tiles], PER_GROUP) for group in gallery], 1)
+    """All tiles on one sheet with captions and legends, a new row for each group."""
+    return contact_sheet(
+        [contact_sheet([_with_strip(tile) for tile in group.tiles], PER_GROUP) for group in gallery], 1
+    )
 
 
 def choose(samples: Sequence[Sample], size: int = PER_GROUP) -> dict[str, list[Sample]]:
@@ -76,7 +78,16 @@ def photo_iou(sample: Sample) -> float:
 
 
 def _tile(sample: Sample, photo: Image.Image) -> Tile:
-    caption = f"IoU {photo_iou(sample):.2f}" if sample.truth else "no table here"
-    image = draw_boxes(photo, sample.truth, sample.predicted, caption=caption, max_side=_TILE_SIDE)
+    image = mark_boxes(photo, sample.truth, sample.predicted, max_side=_TILE_SIDE)
+    return Tile(sample, image, _caption(sample))
+
+
+def _caption(sample: Sample) -> str:
+    if not sample.truth:
+        return "no table here"
     result = outcome(sample)
-    return Tile(sample, image, caption if result is Outcome.RIGHT or not sample.truth else f"{caption}, {result.value}")
+    return f"IoU {photo_iou(sample):.2f}" + ("" if result is Outcome.RIGHT else f", {result.value}")
+
+
+def _with_strip(tile: Tile) -> Image.Image:
+    return add_strip(tile.image, tile.sample.truth, tile.sample.predicted, caption=tile.caption)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +61,7 @@ def write_report(
     if not rows or len({row.name for row in rows}) < len(rows):
         raise ValueError(f"a report needs rows with different names, not {[row.name for row in rows]}")
     ranked = rank(rows)
-    finding = find(ranked, comparisons)
+    finding = find(ranked, comparisons, curves)
     gallery = make_gallery(finding.winner.samples, open_photo)
     content = {"title": title, "rows": ranked, "comparisons": comparisons, "facts": facts, "finding": finding}
     write_text(folder / REPORT, _render(content, gallery, curves))
@@ -79,7 +80,7 @@ def _render(content: dict[str, Any], gallery: Sequence[Group], curves: Sequence[
         quotes=_quotes(winner.samples),
         forest=figures.forest(rows, winner.name),
         differences=figures.differences(content["comparisons"]),
-        histograms=figures.histograms(rows),
+        histograms=figures.histograms(rows, winner.name),
         footprints=figures.footprints(rows),
         checkpoints=list(zip(curves, figures.checkpoints(curves), strict=True)),
     )  # fmt: skip
@@ -94,7 +95,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"jpeg": _jpeg_uri, "verdict": verdict}
+    environment.filters |= {"jpeg": _jpeg_uri, "verdict": verdict, "unbroken": _unbroken}
     environment.globals |= {"words": wording, "HEADLINE": HEADLINE, "MEANING": MEANING}
     return environment
 
@@ -132,6 +133,11 @@ def _quotes(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
     """The first unreadable answers, cut to a length that cannot flood the page."""
     unreadable = [sample for sample in samples if outcome(sample) in (Outcome.NO_ANSWER, Outcome.BAD_SYNTAX)]
     return [(sample, sample.text[:_QUOTED_CHARACTERS]) for sample in unreadable[:_QUOTED_ANSWERS]]
+
+
+def _unbroken(sentence: str) -> str:
+    """Keep each interval on one line."""
+    return re.sub(r"\[[^\]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), sentence)
 
 
 def _jpeg_uri(image: Image.Image) -> str:

@@ -21,6 +21,9 @@ FINE_TUNED: frozenset[Kind] = frozenset({"experiment", "release"})
 HEADLINE = ("mean_iou", "f1_50", "f1_75", "ap", "false_detection_rate", "parse_failure_rate")
 """Metrics of the leaderboard, in order. All others are in the CSV and the JSON."""
 
+TERMINAL = ("mean_iou", "f1_50", "parse_failure_rate")
+"""Those that fit a terminal's width."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,7 +36,7 @@ class Row:
     name: str
     summary: str
     kind: Kind
-    """prior: a box that ignores the photo. peer: what a user would take instead. release: merged or quantised weights."""
+    """A prior ignores the photo, a peer is what a user would take instead, a release is merged or quantised."""
     scores: Scores
     samples: Sequence[Sample]
     size_bytes: int | None = None
@@ -71,6 +74,11 @@ class Curve:
         if self.chosen not in [step for step, _ in self.points]:
             raise ValueError(f"{self.experiment}: step {self.chosen} was chosen, but has no scores")
 
+    @property
+    def chosen_mean_iou(self) -> float:
+        """Of the chosen checkpoint."""
+        return dict(self.points)[self.chosen].metrics["mean_iou"].value
+
 
 def rank(rows: Sequence[Row]) -> list[Row]:
     """By mean IoU, best first; rows without one last; ties as they came."""
@@ -79,7 +87,7 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 
 def leaderboard_text(rows: Sequence[Row]) -> str:
     """The leaderboard for a terminal, columns aligned."""
-    header, *body = _table(rows)
+    header, *body = _table(rows, TERMINAL)
     widths = [max(len(line[column]) for line in (header, *body)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (header, *body)]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -88,7 +96,7 @@ def leaderboard_text(rows: Sequence[Row]) -> str:
 
 def leaderboard_markdown(rows: Sequence[Row]) -> str:
     """The leaderboard as a markdown table."""
-    header, *body = _table(rows)
+    header, *body = _table(rows, HEADLINE)
     lines = [header, ["---"] * len(header), *body]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"{table}\n\n{_note(rows)}"
@@ -113,20 +121,20 @@ def json_ready(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(rows: Sequence[Row]) -> list[list[str]]:
-    header = ["#", "name", "kind", *(label(metric) for metric in HEADLINE), "n"]
-    return [header, *(_cells(place, row) for place, row in enumerate(rank(rows), start=1))]
+def _table(rows: Sequence[Row], metrics: Sequence[str]) -> list[list[str]]:
+    header = ["#", "name", "kind", *(label(metric) for metric in metrics), "n"]
+    return [header, *(_cells(place, row, metrics) for place, row in enumerate(rank(rows), start=1))]
 
 
-def _cells(place: int, row: Row) -> list[str]:
+def _cells(place: int, row: Row, metrics: Sequence[str]) -> list[str]:
     scores = row.scores
-    metrics = [full_text(metric, scores.metrics[metric]) for metric in HEADLINE]
-    return [str(place), row.name, row.kind, *metrics, f"{scores.photos} / {scores.boxes} / {scores.negatives}"]
+    shown = [full_text(metric, scores.metrics[metric]) for metric in metrics]
+    return [str(place), row.name, row.kind, *shown, f"{scores.photos} / {scores.boxes} / {scores.negatives}"]
 
 
 def _note(rows: Sequence[Row]) -> str:
     splits = ", ".join(sorted({row.scores.split for row in rows}))
-    return f"Split: {splits}. In brackets: 95 % bootstrap interval over photos. n: photos / tables / photos without a table."
+    return f"Split: {splits}. [95 % bootstrap interval over photos]. n: photos / tables / photos without a table."
 
 
 def _record(place: int, row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from nutridet_core.compare import Comparison, compare
 from nutridet_core.errors import DataError
-from nutridet_core.report.rows import Row, rank
+from nutridet_core.report.rows import Curve, Row, rank
 from nutridet_core.report.wording import counted, full_text, signed_text
 from nutridet_core.scores import Estimate
 
@@ -24,12 +24,11 @@ class Finding:
     """What the rows show."""
 
     winner: Row
-    """The best fine-tuned row, or the best of all when none is fine-tuned."""
-    reference: Row | None
-    """What the winner has to beat: the baseline, or else the best peer or prior."""
-    comparison: Comparison | None
-    """`winner` minus `reference` on the same photos; None when there is no such pair."""
+    """The fine-tuned row that was chosen, or the best row when none is fine-tuned."""
     headline: str
+    """One sentence that can stand alone."""
+    evidence: str
+    """The numbers behind it, and how the winner was chosen."""
     reservations: tuple[str, ...]
     """What a reader must know before quoting the headline."""
 
@@ -41,26 +40,32 @@ def verdict(comparison: Comparison) -> Verdict:
     return "worse" if comparison.mean_iou.high < 0 else "not told apart"
 
 
-def find(rows: Sequence[Row], comparisons: Sequence[Comparison] = ()) -> Finding:
+def find(rows: Sequence[Row], comparisons: Sequence[Comparison] = (), curves: Sequence[Curve] = ()) -> Finding:
     """What won, against what, and with which reservations.
 
     Args:
         rows: at least one.
         comparisons: used where they hold the wanted pair; other pairs are compared here.
+        curves: the row with the best chosen checkpoint here is the winner: test photos must not choose what they
+            measure. Without a curve of any row the best on test is taken, and the reader is told so.
     """
     ranked = rank(rows)
     tuned = [row for row in ranked if row.fine_tuned]
     references = [row for row in ranked if not row.fine_tuned]
     if not tuned:
-        return Finding(ranked[0], None, None, _nothing_tuned(ranked), ())
-    winner, reference = tuned[0], _reference(references)
-    comparison = paired(reference, winner, comparisons) if reference else None
-    reservations = [*_runner_up(tuned, comparisons), *_unbeaten(winner, reference, references, comparisons)]
-    headline = _headline(winner, len(tuned), reference, comparison)
-    return Finding(winner, reference, comparison, headline, tuple(reservations))
+        return Finding(ranked[0], _nothing_tuned(ranked), "", ())
+    chosen = _choose(tuned, curves)
+    winner, reference = chosen or tuned[0], reference_of(references)
+    others = [row for row in ranked if row is not winner and row is not reference]
+    return Finding(
+        winner,
+        headline(winner, reference, comparisons),
+        f"{_numbers(winner, reference)} {_how_chosen(winner, len(tuned), curves if chosen else ())}".strip(),
+        tuple(sentence for row in others if (sentence := _reservation(winner, row, comparisons))),
+    )
 
 
-def paired(first: Row, second: Row, given: Sequence[Comparison]) -> Comparison | None:
+def paired(first: Row, second: Row, given: Sequence[Comparison] = ()) -> Comparison | None:
     """`second` minus `first`; None when they were scored on different photos."""
     for comparison in given:
         if (comparison.first, comparison.second) == (first.name, second.name):
@@ -78,67 +83,66 @@ def _turned(comparison: Comparison) -> Comparison:
     return Comparison(comparison.second, comparison.first, comparison.photos, iou, f1, comparison.same_answers)
 
 
-def _reference(references: Sequence[Row]) -> Row | None:
-    """The best baseline; without one, the best of the others."""
+def _choose(tuned: Sequence[Row], curves: Sequence[Curve]) -> Row | None:
+    """The row of the curve whose chosen checkpoint is best; None when no row has a curve."""
+    rows = {row.name: row for row in tuned}
+    known = [curve for curve in curves if curve.experiment in rows]
+    return rows[max(known, key=lambda curve: curve.chosen_mean_iou).experiment] if known else None
+
+
+def reference_of(references: Sequence[Row]) -> Row | None:
+    """What a winner has to beat: the first baseline, or else the first of the others; given best first."""
     baselines = [row for row in references if row.kind == "baseline"]
     return next(iter(baselines or references), None)
 
 
 def _nothing_tuned(ranked: Sequence[Row]) -> str:
     best = ranked[0]
-    among = f", the best of {len(ranked)} references" if len(ranked) > 1 else ""
-    return f"Nothing fine-tuned has been scored yet. {best.name}{among}, has a mean IoU of {_iou(best)}."
+    among = f" the best of {len(ranked)} references," if len(ranked) > 1 else ""
+    return f"Nothing fine-tuned has been scored yet; {best.name},{among} has a mean IoU of {_iou(best)}."
 
 
-def _headline(winner: Row, contenders: int, reference: Row | None, comparison: Comparison | None) -> str:
-    among = f" of {contenders} fine-tuned models" if contenders > 1 else ""
-    scored = f"mean IoU {_iou(winner)}"
+def headline(winner: Row, reference: Row | None, comparisons: Sequence[Comparison]) -> str:
+    """Whether `winner` beats `reference`, by their paired difference and in words that claim no more."""
     if reference is None:
-        return f"{winner.name} scored highest{among}: {scored}. There is nothing to compare it with."
+        return f"There is nothing to compare {winner.name} with."
+    comparison = paired(reference, winner, comparisons)
     if comparison is None:
-        return (
-            f"{winner.name} scored highest{among}: {scored}. It was not scored on the same photos as "
-            f"{reference.name}, so whether it is better is not known."
-        )
-    return _claim(winner, among, scored, reference, comparison)
-
-
-def _claim(winner: Row, among: str, scored: str, reference: Row, comparison: Comparison) -> str:
-    difference = signed_text(comparison.mean_iou)
-    photos = f"on the same {counted(comparison.photos, 'photo')}"
+        return f"Whether {winner.name} beats {reference.name} is not known: they were scored on different photos."
+    difference = f"{signed_text(comparison.mean_iou)} mean IoU on the same {counted(comparison.photos, 'photo')}"
     match verdict(comparison):
         case "better":
-            return f"{winner.name} wins: {scored}, {difference} against {reference.name} {photos}."
+            return f"{winner.name} beats {reference.name}: {difference}."
         case "worse":
-            return f"{reference.name} is better: the best{among or ' fine-tuned model'}, {winner.name}, is at {difference} {photos}."
+            return f"{winner.name} is worse than {reference.name}: {difference}."
         case "not told apart":
-            return (
-                f"No proven gain: {winner.name} scored highest{among}, {scored}, but its difference to "
-                f"{reference.name} {photos}, {difference}, includes 0."
-            )
+            return f"{winner.name} is not shown to beat {reference.name}: {difference}, an interval that includes 0."
 
 
-def _runner_up(tuned: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
-    if len(tuned) < 2:
-        return []
-    winner, second = tuned[:2]
-    comparison = paired(second, winner, comparisons)
-    if comparison is None:
-        return [f"{second.name} comes second, but was not scored on the same photos."]
-    lead = f"{winner.name} leads {second.name}, the second, by {signed_text(comparison.mean_iou)}"
-    if verdict(comparison) == "better":
-        return [f"{lead}: beyond chance on these photos."]
-    return [f"{lead}: these photos do not tell the two apart."]
+def _numbers(winner: Row, reference: Row | None) -> str:
+    against = f" against {_iou(reference)}" if reference else ""
+    return f"Mean IoU {_iou(winner)}{against}."
 
 
-def _unbeaten(winner: Row, reference: Row | None, references: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
-    """Every other reference that the winner is not clearly above."""
-    sentences = []
-    for row in references:
-        comparison = None if row is reference else paired(row, winner, comparisons)
-        if comparison is not None and not comparison.better:
-            sentences.append(f"{winner.name} is not clearly above {row.name} ({row.kind}): {signed_text(comparison.mean_iou)}.")
-    return sentences
+def _how_chosen(winner: Row, contenders: int, curves: Sequence[Curve]) -> str:
+    if contenders == 1:
+        return ""
+    if not curves:
+        return f"{winner.name} was picked from {contenders} fine-tuned models by these very photos, which flatters it."
+    splits = sorted({scores.split for curve in curves for _, scores in curve.points})
+    return f"Of {contenders} fine-tuned models, {winner.name} was chosen by its scores on {', '.join(splits)}."
+
+
+def _reservation(winner: Row, other: Row, comparisons: Sequence[Comparison]) -> str | None:
+    """Said about every row that the winner is not clearly above."""
+    comparison = paired(other, winner, comparisons)
+    if comparison is None or comparison.better:
+        return None
+    name = f"{other.name} ({other.kind})"
+    if verdict(comparison) == "worse":
+        difference = signed_text(_turned(comparison).mean_iou)
+        return f"{name} scored better than {winner.name} on these photos, beyond chance: {difference}."
+    return f"{winner.name} and {name} are not told apart by these photos: {signed_text(comparison.mean_iou)}."
 
 
 def _iou(row: Row) -> str:

@@ -74,11 +74,17 @@ def size_text(size_bytes: int | None) -> str:
 
 def time_text(seconds: float) -> str:
     """Seconds in the unit that needs no leading zeros."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
+    return (
+        f"{seconds:.2f} s"
+        if seconds >= 1
+        else f"{1000 * seconds:.0f} ms"
+        if seconds >= 0.01
+        else f"{1000 * seconds:.2g} ms"
+    )
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 photo", "2 photos", "2 boxes"."""
+    """A number with its noun: "1 photo", "2 photos", "2 boxes"."""
     ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
     return f"{number:,} {noun}{ending}"
 

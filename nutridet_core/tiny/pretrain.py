@@ -38,6 +38,7 @@ from nutridet_core.tiny import architecture
 GRIDS = ((10, 7), (7, 10), (11, 7), (7, 11), (12, 6), (6, 12), (13, 6), (9, 9), (8, 8))
 """Cells down and across: the shapes that photos of common aspect take within the pixel budget."""
 CELL = 28
+EMA_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Recipe:
     """Questions per step."""
     views_per_page: int = 2
     """The page and close-ups of it: drawing costs more than cutting."""
-    questions_per_view: int = 2
+    questions_per_view: int = 4
     absent_share: float = 0.15
     """Share of questions about an object that is not on the page."""
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.05
-    ema_decay: float = 0.998
+    ema_decay: float = 0.99
+    """Of the averaged weights, which are the ones kept, at every `EMA_EVERY` steps."""
     seed: int = 0
     workers: int = 15
 
@@ -72,6 +74,11 @@ class Batch:
     answers: tuple[str, ...]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Cells down and across."""
+        return self.views.shape[1] // CELL, self.views.shape[2] // CELL
+
+    @property
     def questions_per_view(self) -> int:
         """How many questions in a row are about one view."""
         return len(self.labels) // len(self.views)
@@ -81,24 +88,25 @@ class Batch:
         return replace(self, views=self.views.pin_memory())
 
 
-class Questions(IterableDataset[Batch]):
-    """An endless stream of batches; every worker draws its own share of the page indices."""
+class Questions(IterableDataset[tuple[Batch, dict[str, torch.Tensor]]]):
+    """An endless stream of batches and their text; every worker draws its own share of the steps."""
 
-    def __init__(self, recipe: Recipe, first_step: int = 0) -> None:
-        self.recipe, self.first_step = recipe, first_step
+    def __init__(self, recipe: Recipe, encoder: Encoder) -> None:
+        self.recipe, self.encoder = recipe, encoder
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, torch.Tensor]]]:
         worker = torch.utils.data.get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in itertools.count(self.first_step + offset, stride):
-            yield draw_batch(self.recipe, step)
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in itertools.count(first, stride):
+            batch = draw_batch(self.recipe, step)
+            yield batch, self.encoder.text(batch)
 
 
 def draw_batch(recipe: Recipe, step: int) -> Batch:
     """The batch of one step, the same for the same recipe and step."""
     rng = random.Random(f"{recipe.seed}:{step}")
     rows, columns = rng.choice(GRIDS)
-    count = recipe.batch_size // (recipe.views_per_page * recipe.questions_per_view)
+    count = max(1, recipe.batch_size // (recipe.views_per_page * recipe.questions_per_view))
     views, labels, answers = [], [], []
     for number in range(count):
         page = draw_page(recipe.seed, step * count + number, columns / rows)
@@ -174,7 +182,11 @@ class Encoder:
         self.photo_at = self._prompt(LABEL, 1).index(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        height, width = batch.views.shape[1] // CELL, batch.views.shape[2] // CELL
+        return self.inputs(batch, self.text(batch))
+
+    def text(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Token ids, labels and positions, still on the CPU: the loader's workers make them."""
+        height, width = batch.grid
         prompts = [self._prompt(label, height * width) for label in batch.labels]
         answers = self.tokenizer([answer + "<|im_end|>" for answer in batch.answers]).input_ids
         length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
@@ -184,32 +196,33 @@ class Encoder:
             ids[row, : len(prompt)] = prompt
             ids[row, len(prompt) : len(prompt) + len(answer)] = answer
             labels[row, len(prompt) : len(prompt) + len(answer)] = answer
-        positions = self._move(mrope_positions(length, self.photo_at, height, width))
+        positions = mrope_positions(length, self.photo_at, height, width)
         return {
-            "pixel_values": self._patches(batch),
-            "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(len(ids), 3),
-            "input_ids": self._move(torch.from_numpy(ids)),
-            "labels": self._move(torch.from_numpy(labels)),
-            "position_ids": positions[:, None].expand(3, len(ids), -1),
+            "input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "position_ids": positions,
+        }  # fmt: skip
+
+    def inputs(self, batch: Batch, text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the model takes, on the device, and `labels`."""
+        height, width = batch.grid
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in text.items()}
+        image_processor = self.processor.image_processor
+        views = batch.views.to(self.device, non_blocking=True)
+        patches = patchify(views, image_processor.image_mean, image_processor.image_std)
+        per_view = patches.reshape(len(views), -1, patches.shape[-1])
+        return {
+            **moved,
+            "position_ids": moved["position_ids"][:, None].expand(3, len(batch.labels), -1),
+            "pixel_values": per_view.repeat_interleave(batch.questions_per_view, dim=0).flatten(0, 1),
+            "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(len(batch.labels), 3),
         }
 
     def _prompt(self, label: str, cells: int) -> list[int]:
         if (label, cells) not in self.prompts:
             messages = prompt_messages(self.contract, question=architecture.pretraining_question(label))
             text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            self.prompts[label, cells] = self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * cells)).input_ids
+            text = text.replace("<|image_pad|>", "<|image_pad|>" * cells)
+            self.prompts[label, cells] = self.tokenizer(text).input_ids
         return self.prompts[label, cells]
-
-    def _patches(self, batch: Batch) -> torch.Tensor:
-        image_processor = self.processor.image_processor
-        patches = patchify(self._move(batch.views), image_processor.image_mean, image_processor.image_std)
-        per_view = patches.reshape(len(batch.views), -1, patches.shape[-1])
-        return per_view.repeat_interleave(batch.questions_per_view, dim=0).flatten(0, 1)
-
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda" and not tensor.is_pinned():
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
 
 def answer_logits(model: Any, inputs: dict[str, torch.Tensor], photo_at: int, per_view: int) -> torch.Tensor:
@@ -285,26 +298,28 @@ def _network(processor: Any, start: Path | None) -> Any:
     return Qwen2VLForConditionalGeneration(architecture.build_config(processor.tokenizer))
 
 
-def _loop(
-    model: Any, average: Any, encode: Encoder, recipe: Recipe, began: float, seconds: float
-) -> dict[str, Any]:
+def _loop(model: Any, average: Any, encode: Encoder, recipe: Recipe, began: float, seconds: float) -> dict[str, Any]:
     loader = DataLoader(
-        Questions(recipe), batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None,
+        Questions(recipe, encode),
+        batch_size=None,
+        num_workers=recipe.workers,
+        prefetch_factor=4 if recipe.workers else None,
         pin_memory=encode.device.type == "cuda",
-    )  # fmt: skip
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98),
         fused=encode.device.type == "cuda",
     )  # fmt: skip
     curve, elapsed = [], 0.0
-    for step, batch in enumerate(loader):
+    for step, (batch, text) in enumerate(loader):
         elapsed = time.monotonic() - began
         done = max(step / recipe.steps, elapsed / seconds)
         if done >= 1:
             break
         rate = learning_rate(step, done, recipe)
-        loss = _update(model, encode(batch), optimizer, rate, encode.photo_at, recipe.questions_per_view)
-        average.update_parameters(model)
+        loss = _update(model, encode.inputs(batch, text), optimizer, rate, encode.photo_at, recipe.questions_per_view)
+        if step % EMA_EVERY == 0:
+            average.update_parameters(model)
         if step % 100 == 0:
             curve.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(elapsed, 1)})
             print(curve[-1], f"rate {rate:.2e}", flush=True)

@@ -15,6 +15,7 @@ what was read (`validate`). A broken index raises; a broken photo or box is left
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from nutridet_core.data.examples import Candidate
 from nutridet_core.data.sources.coco import read_coco
@@ -23,6 +24,7 @@ from nutridet_core.data.sources.hub import read_hub, read_parquet
 from nutridet_core.data.sources.imagefolder import read_imagefolder
 from nutridet_core.data.sources.index import to_folder
 from nutridet_core.errors import SettingsError
+from nutridet_core.store import digest, file_sha256
 
 FORMS = "generated:COUNT[:SEED], hub@REVISION, hub:/path, coco:/path or imagefolder:/path"
 
@@ -44,3 +46,20 @@ def open_source(spec: str) -> Iterator[Candidate]:
     if kind == "hub":
         return read_parquet(to_folder(rest))
     return read_coco(to_folder(rest)) if kind == "coco" else read_imagefolder(to_folder(rest))
+
+
+def source_signature(spec: str) -> str | None:
+    """What changes when the photos behind a string may have: cheap to compute, no photo is read.
+
+    A folder: names, sizes and times of its files. Drawn photos: the code that draws them. A pinned
+    commit cannot change, so it has none.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "generated":
+        code = sorted((Path(__file__).parents[1] / "generated").glob("*.py"))
+        return digest([[path.name, file_sha256(path)] for path in code])
+    if not rest:
+        return None
+    folder = to_folder(rest)
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files])

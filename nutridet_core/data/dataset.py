@@ -1,0 +1,224 @@
+"""The dataset artefact: every source ends here, validated, split by product, fingerprinted, as Arrow.
+
+Belongs here: writing that artefact and reading it back. Does not belong here: judging photos
+(`validate`), assigning splits (`split`), pictures of it (`dataset_report`).
+
+Photos stream through one Arrow file on disk; only ids, hashes and boxes are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, Value
+from datasets import List as ListOf
+from PIL import Image as Pillow
+
+from nutridet_core.boxes import Box
+from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Split, load_photo
+from nutridet_core.data.sources import open_source, source_signature
+from nutridet_core.data.split import Member, assign_splits, check_disjoint
+from nutridet_core.data.validate import Rejection, accept
+from nutridet_core.errors import DataError
+from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
+
+SET_ASIDE = "set_aside.json"
+FEATURES = Features(
+    {
+        "image": Image(),
+        "id": Value("string"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        "boxes": ListOf(ListOf(Value("float64"))),
+        "barcode": Value("string"),
+        "pixels_sha256": Value("string"),
+        "source": Value("string"),
+        "flags": ListOf(Value("string")),
+    }
+)
+"""One row per photo; boxes are `(x0, y0, x1, y1)` in 0..1."""
+_ROWS_AT_ONCE = 64
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a dataset is made from."""
+
+    source: str
+    """See `data.sources`."""
+    test_source: str | None = None
+    """When given, its photos are the test split, and `source` feeds train and selection only."""
+    seed: int = 0
+    selection_share: float = 0.15
+    test_share: float = 0.15
+    """Shares of products, where the source does not demand a split."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The specification, and what tells whether a local source has changed since."""
+        sources = [source for source in (self.source, self.test_source) if source]
+        return asdict(self) | {"signatures": [source_signature(source) for source in sources]}
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Everything that the sources have."""
+        if self.test_source is None:
+            return open_source(self.source)
+        training = (_move(candidate, "test", "selection") for candidate in open_source(self.source))
+        return chain(training, (_into(candidate, "test") for candidate in open_source(self.test_source)))
+
+
+def prepare_dataset(spec: DatasetSpec, folder: Path, *, log: Log = print) -> Manifest:
+    """Write the dataset of `spec` to `folder`, or keep the one that is there.
+
+    Raises:
+        SettingsError: when the source is none.
+        DataError: when an index is broken, or a split would be empty.
+    """
+    config = spec.config
+    if kept := reusable(folder, "dataset", config):
+        log(f"dataset {kept.data_fingerprint} is there already")
+        return kept
+    with writing(folder) as draft:
+        photos = draft / "photos.arrow"
+        members, set_aside = _write_photos(spec.candidates(), photos, log)
+        test_share = 0.0 if spec.test_source else spec.test_share
+        assignment = assign_splits(members, spec.seed, spec.selection_share, test_share)
+        facts = _count(assignment, set_aside)
+        splits = _save_splits(Dataset.from_file(str(photos)), assignment.splits, draft, spec)
+        photos.unlink()
+        write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
+        fingerprint = _fingerprint(splits)
+        facts["splits"] = {split: len(rows) for split, rows in splits.items()}
+        log(f"dataset {fingerprint[:12]}: {facts['splits']}, set aside {facts['set_aside'] or 'none'}")
+        return seal(
+            draft, Manifest(kind="dataset", name=spec.source, data_fingerprint=fingerprint, config=config, facts=facts)
+        )
+
+
+def load_split(folder: Path, split: Split) -> Dataset:
+    """The rows of a split, columns as in `FEATURES`; photos decode when they are asked for.
+
+    Raises:
+        ArtifactError: when the dataset is missing.
+    """
+    read_manifest(folder, kind="dataset", verify=False)
+    return Dataset.load_from_disk(str(folder / split))
+
+
+def load_records(folder: Path, split: Split) -> list[Record]:
+    """Everything about a split but its photos, in order."""
+    return [_to_record(row) for row in load_split(folder, split).remove_columns("image")]
+
+
+def open_photos(folder: Path, split: Split) -> list[Callable[[], Pillow.Image]]:
+    """A function per photo that opens it, in the order of `load_records`."""
+    rows = load_split(folder, split).select_columns("image").cast_column("image", Image(decode=False))
+    return [lambda index=index: load_photo(rows[index]["image"]["bytes"]) for index in range(len(rows))]  # type: ignore[misc]
+
+
+def check_boxes(folder: Path) -> list[str]:
+    """What is wrong with boxes as they are saved, a line each; an empty list means that they are valid."""
+    problems = []
+    for split in SPLITS:
+        for row in load_split(folder, split).select_columns(["id", "boxes"]):
+            for values in row["boxes"]:
+                try:
+                    Box(*values)
+                except (TypeError, ValueError) as error:
+                    problems.append(f"{split}/{row['id']}: {error}")
+    return problems
+
+
+def check_splits(folder: Path) -> list[str]:
+    """What saved splits share, a line each; an empty list means that no barcode and no photo is in two."""
+    return check_disjoint({split: load_records(folder, split) for split in SPLITS})
+
+
+def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tuple[list[Member], list[Rejection]]:
+    """Validate every candidate and stream the good ones to an Arrow file."""
+    members: list[Member] = []
+    set_aside: list[Rejection] = []
+    schema = FEATURES.arrow_schema
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        while batch := list(islice(candidates, _ROWS_AT_ONCE)):
+            judged = [(candidate, accept(candidate)) for candidate in batch]
+            accepted = [(candidate, found) for candidate, found in judged if isinstance(found, Example)]
+            set_aside += [found for _, found in judged if isinstance(found, Rejection)]
+            members += [Member(e.id, e.barcode, e.pixels_sha256, candidate.split) for candidate, e in accepted]
+            writer.write_table(pa.Table.from_pylist([_to_row(example) for _, example in accepted], schema=schema))
+            log(f"dataset: {len(members)} photos read, {len(set_aside)} set aside")
+    return members, set_aside
+
+
+def _save_splits(
+    rows: Dataset, assigned: Sequence[Split | None], draft: Path, spec: DatasetSpec
+) -> dict[Split, list[Record]]:
+    splits: dict[Split, list[Record]] = {}
+    for split in SPLITS:
+        chosen = [index for index, given in enumerate(assigned) if given == split]
+        if not chosen:
+            raise DataError(
+                f"no photo for the split {split!r}",
+                where=spec.source,
+                field=split,
+                remedy="Give more photos, other shares, or a test_source.",
+            )
+        part = rows.select(chosen)
+        part.save_to_disk(str(draft / split))
+        splits[split] = [_to_record(row) for row in part.remove_columns("image")]
+    return splits
+
+
+def _count(assignment: Any, set_aside: Sequence[Rejection]) -> dict[str, Any]:
+    counts = Counter(rejection.reason.value for rejection in set_aside)
+    counts["duplicate_pixels"] = len(assignment.duplicates)
+    counts["barcode_in_stricter_split"] = len(assignment.conflicts)
+    return {
+        "set_aside": {reason: count for reason, count in sorted(counts.items()) if count},
+        "duplicates": [list(pair) for pair in assignment.duplicates],
+    }
+
+
+def _fingerprint(splits: dict[Split, list[Record]]) -> str:
+    """Depends on photos, boxes and splits, not on order or time."""
+    rows = [
+        [split, record.id, record.pixels_sha256, [box.as_tuple() for box in record.boxes]]
+        for split, records in splits.items()
+        for record in records
+    ]
+    return digest(sorted(rows, key=lambda row: (row[0], row[1])))
+
+
+def _to_row(example: Example) -> dict[str, Any]:
+    return {
+        "image": {"bytes": example.image, "path": None},
+        "id": example.id,
+        "width": example.width,
+        "height": example.height,
+        "boxes": [list(box.as_tuple()) for box in example.boxes],
+        "barcode": example.barcode,
+        "pixels_sha256": example.pixels_sha256,
+        "source": example.source,
+        "flags": list(example.flags),
+    }
+
+
+def _to_record(row: dict[str, Any]) -> Record:
+    return Record(**{**row, "boxes": tuple(Box(*values) for values in row["boxes"]), "flags": tuple(row["flags"])})
+
+
+def _into(candidate: Candidate, split: Split) -> Candidate:
+    return Candidate(**{**vars(candidate), "split": split})
+
+
+def _move(candidate: Candidate, from_split: Split, to_split: Split) -> Candidate:
+    """A source with a test split of its own gives it up to selection when another source is the test."""
+    return _into(candidate, to_split) if candidate.split == from_split else candidate
