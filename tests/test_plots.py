@@ -1,0 +1,66 @@
+"""Plots: self-contained, reproducible, legible in both looks."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from nutridet_core import plots
+from nutridet_core.scores import Estimate
+
+ESTIMATE = Estimate(0.6, 0.5, 0.7)
+UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
+LINES = [
+    plots.Line("exp1", (10, 20), (Estimate(0.4, 0.3, 0.5), ESTIMATE), chosen=20),
+    plots.Line("exp2", (10, 30), (ESTIMATE, UNDEFINED)),
+]
+DRAWINGS = {
+    "curves": lambda **how: plots.plot_curves(LINES, metric="mean IoU", focus="exp1", **how),
+    "histograms": lambda **how: plots.plot_iou_histograms({"a": [0.1, 0.9], "b": []}, highlight="a", **how),
+    "forest": lambda **how: plots.plot_forest([("a", ESTIMATE), ("b", UNDEFINED)], metric="m", zero=True, **how),
+    "footprints": lambda **how: plots.plot_footprints(
+        [plots.Footprint("bf16", 16 * 2**30, 0.3), plots.Footprint("ocr", None, 1.5)], **how
+    ),
+    "trend": lambda **how: plots.plot_trend(
+        [(datetime(2026, 11, day, tzinfo=UTC), ESTIMATE) for day in (9, 2)], metric="m", reference=ESTIMATE, **how
+    ),
+}
+
+
+def _words(svg: bytes) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_plots_are_vector_pictures_that_need_nothing_else(name: str) -> None:
+    light, dark = DRAWINGS[name](look=plots.LIGHT), DRAWINGS[name](look=plots.DARK)
+    assert _words(light), "text stays text"
+    assert light != dark
+    assert plots.LIGHT.ink.encode() not in dark
+    assert light == DRAWINGS[name](look=plots.LIGHT), "the same numbers give the same bytes"
+    assert not re.search(rb'href="(?!#)', light)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_plots_can_be_pixels(name: str) -> None:
+    with Image.open(io.BytesIO(DRAWINGS[name](look=plots.PAPER, form="png"))) as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 800
+
+
+def test_plots_say_what_they_show() -> None:
+    assert "0.600" in _words(DRAWINGS["curves"]()), "the chosen point has its value"
+    assert {"a", "b", "m, 95 % interval"} <= set(_words(DRAWINGS["forest"]()))
+    assert {"bf16", "16,384", "300", "not known"} <= set(_words(DRAWINGS["footprints"]()))
+    assert {"a", "b"} <= set(_words(DRAWINGS["histograms"]()))
+
+
+def test_curves_of_the_same_lines_share_one_scale() -> None:
+    scales = [plots.plot_curves(LINES, metric="m", focus=focus) for focus in ("exp1", "exp2")]
+    first, second = ([word for word in _words(svg) if re.fullmatch(r"0\.\d\d", word)] for svg in scales)
+    assert first == second
