@@ -6,6 +6,7 @@ values themselves, and uploading.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ class Card:
 
     Raises:
         ValueError: when no row is called `subject`.
+        ContractError: when the weights were made under another contract than the one the card would teach.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Card:
     def __post_init__(self) -> None:
         if self.subject not in [row.name for row in self.rows]:
             raise ValueError(f"no row is called {self.subject!r}: {[row.name for row in self.rows]}")
+        self.contract.require(self.manifest, self.name)
 
     @property
     def row(self) -> Row:
@@ -155,7 +158,7 @@ def _example_answer(contract: Contract) -> str:
 
 
 def _environment() -> Environment:
-    """Markdown may hold HTML, so values are escaped as in HTML; Python source is written with `repr`."""
+    """Markdown may hold HTML, so values are escaped as in HTML; Python source has quoting of its own."""
     environment = Environment(
         loader=PackageLoader("nutridet_core"),
         autoescape=lambda name: not str(name).endswith(".py.j2"),
@@ -164,7 +167,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "fenced": _fenced, "repr": repr, "verdict": verdict}
+    environment.filters |= {"cell": _cell, "fenced": _fenced, "source": _source, "verdict": verdict}
     environment.globals |= {"words": wording, "HEADLINE": HEADLINE}
     return environment
 
@@ -172,6 +175,11 @@ def _environment() -> Environment:
 def _cell(value: object) -> Markup:
     """One line of a table cell, escaped."""
     return Markup(str(escape(" ".join(str(value).split()))).replace("|", "\\|"))
+
+
+def _source(value: object) -> str:
+    """Text, lists and dicts as Python source, in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fenced(text: str, language: str = "") -> Markup:

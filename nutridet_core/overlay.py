@@ -97,8 +97,6 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def _shrink(image: Image.Image, max_side: int) -> Image.Image:
     photo = image.convert("RGB")
-    if photo is image:  # Pillow 13 may give the same object back
-        photo = image.copy()
     photo.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     return photo
 

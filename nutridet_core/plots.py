@@ -74,12 +74,13 @@ def plot_curves(
     """A metric with its 95 % band per checkpoint, the chosen one ringed.
 
     Args:
-        focus: label of the one line to colour; the others stay as thin grey lines on the same axes.
+        focus: label of the one line to colour; the others stay as thin grey lines on the same axes. Without it
+            the values of the chosen points stand in the legend, where they cannot cover each other.
     """
     figure, axes = _canvas(look, height=3.0)
     for number, line in enumerate(lines):
         if focus in (None, line.label):
-            _draw_line(axes, line, _colour(look, number), look)
+            _draw_line(axes, line, _colour(look, number), look, named=focus is not None or len(lines) == 1)
         else:
             axes.plot(line.steps, [value.value for value in line.values], color=look.muted, linewidth=0.8, alpha=0.5)
     axes.set_xlabel("training step")
@@ -151,6 +152,7 @@ def plot_footprints(models: Sequence[Footprint], *, look: Look = LIGHT, form: Fo
         _draw_bars(axes, values, look)
         axes.set_title(title, color=look.ink, fontsize=10, loc="left")
     panels[0].set_yticks(range(len(models)), [model.label for model in models])
+    panels[0].tick_params(axis="y", length=0)
     return _render(figure, look, form)
 
 
@@ -178,8 +180,7 @@ def plot_trend(
         linewidth=1.5, label="re-evaluated",
     )  # fmt: skip
     axes.set_ylabel(metric)
-    axes.xaxis_date()
-    figure.autofmt_xdate(rotation=30)
+    _date_axis(axes)
     _legend(axes, look)
     return _render(figure, look, form)
 
@@ -200,27 +201,34 @@ def _by_time(points: Sequence[tuple[datetime, Estimate]]) -> tuple[list[float], 
     return [float(date2num(time)) for time, _ in ordered], [value for _, value in ordered]
 
 
+def _date_axis(axes: Axes) -> None:
+    """Few, short dates; the year stands once, at the end of the axis."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
 def _spread(values: Sequence[Estimate]) -> list[list[float]]:
     """Lengths below and above each value, shape (2, n); a bootstrap interval may exclude its point by a rounding."""
     return [[max(0.0, v.value - v.low) for v in values], [max(0.0, v.high - v.value) for v in values]]
 
 
-def _draw_line(axes: Axes, line: Line, colour: str, look: Look) -> None:
+def _draw_line(axes: Axes, line: Line, colour: str, look: Look, *, named: bool) -> None:
     low, high = [value.low for value in line.values], [value.high for value in line.values]
     values = [value.value for value in line.values]
+    chosen = None if line.chosen is None else values[line.steps.index(line.chosen)]
+    label = line.label if chosen is None else f"{line.label}, chosen: {chosen:.3f}"
     axes.fill_between(line.steps, low, high, color=colour, alpha=0.16, linewidth=0)
-    axes.plot(line.steps, values, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=line.label)
-    if line.chosen is not None:
-        chosen = values[line.steps.index(line.chosen)]
-        axes.plot([line.chosen], [chosen], "o", markersize=11, markerfacecolor="none", color=look.ink, label="_chosen")
-        axes.annotate(
-            f"{chosen:.3f}",
-            (line.chosen, chosen),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            color=look.ink,
-        )
+    axes.plot(line.steps, values, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=label)
+    if line.chosen is not None and chosen is not None:
+        _ring(axes, (line.chosen, chosen), f"{chosen:.3f}" if named else "", look)
+
+
+def _ring(axes: Axes, point: tuple[float, float], text: str, look: Look) -> None:
+    axes.plot(*point, "o", markersize=11, markerfacecolor="none", color=look.ink, label="_chosen")
+    axes.annotate(text, point, xytext=(0, 9), textcoords="offset points", ha="center", color=look.ink)
 
 
 def _draw_bars(axes: Axes, values: Sequence[float | None], look: Look) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from nutridet_core.compare import compare
+from nutridet_core.errors import ContractError
 from nutridet_core.model_card import Card, front_matter, write_model_card
 from nutridet_core.prompts import Contract
 from nutridet_core.store import Manifest
@@ -105,7 +106,8 @@ def test_local_folders_are_named_but_not_linked(tmp_path: Path) -> None:
 
 def test_the_code_on_the_card_uses_the_contract(tmp_path: Path) -> None:
     contract = replace(CONTRACT, question='Where is the "table"? It\'s here')
-    _, body = _write_card(tmp_path, contract=contract)
+    manifest = MANIFEST.model_copy(update={"contract": contract.hash})
+    _, body = _write_card(tmp_path, contract=contract, manifest=manifest)
     code = re.search(r"```python\n(.*?)```", body, flags=re.DOTALL)
     assert code is not None
     assigned = {ast.unparse(node.targets[0]): node for node in ast.parse(code[1]).body if isinstance(node, ast.Assign)}
@@ -130,6 +132,11 @@ def test_values_cannot_break_the_card(tmp_path: Path) -> None:
 def test_a_card_without_its_own_row_is_refused() -> None:
     with pytest.raises(ValueError, match="no row is called 'other'"):
         _card(subject="other")
+
+
+def test_a_card_teaches_the_contract_of_its_weights() -> None:
+    with pytest.raises(ContractError, match="was made under contract"):
+        _card(contract=replace(CONTRACT, question="Where?"))
 
 
 def test_every_metric_on_the_card_is_finite() -> None:

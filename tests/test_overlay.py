@@ -64,6 +64,13 @@ def test_a_box_around_the_whole_photo_keeps_all_four_sides() -> None:
         assert side.any(axis=0 if side.shape[0] == 3 else 1).mean() > 0.95
 
 
+def test_dashes_at_the_edge_are_as_thick_as_elsewhere() -> None:
+    whole, inner = (_mask(mark_boxes(_photo(), [], [box]), PREDICTED_COLOUR) for box in (FULL_IMAGE, INNER))
+    at_corner = [whole[:8, 6], whole[-8:, 6], whole[6, :8], whole[6, -8:]]
+    inside = [inner[70:80, 106], inner[220:230, 106], inner[81, 95:105], inner[81, 295:305]]
+    assert [line.sum() for line in at_corner] == [line.sum() for line in inside]
+
+
 @pytest.mark.parametrize(("size", "expected"), [((300, 200), 2), ((1600, 900), 10)])
 def test_the_line_grows_with_the_photo(size: tuple[int, int], expected: int) -> None:
     green = _mask(mark_boxes(_photo(*size), [INNER], [], max_side=2000), TRUTH_COLOUR)
@@ -132,6 +139,9 @@ def test_a_sheet_fills_rows_from_the_left() -> None:
     sheet = contact_sheet([Image.new("RGB", (50, 40), colour) for colour in colours], 2)
     assert sheet.size == (2 * 50 + 3 * 8, 2 * 40 + 3 * 8)
     assert [sheet.getpixel(at) for at in ((20, 20), (80, 20), (20, 70))] == colours
+    assert [sheet.getpixel(at) for at in ((65, 20), (66, 20), (115, 20), (8, 55), (8, 56))] == [
+        sheet.getpixel((0, 0)), colours[1], colours[1], sheet.getpixel((0, 0)), colours[2]
+    ]  # fmt: skip
 
 
 def test_a_sheet_keeps_tiles_of_different_sizes_apart() -> None:

@@ -60,6 +60,17 @@ def test_plots_say_what_they_show() -> None:
     assert {"a", "b"} <= set(_words(DRAWINGS["histograms"]()))
 
 
+def test_a_trend_is_drawn_by_time_whatever_the_order() -> None:
+    points = [(datetime(2026, 11, day, tzinfo=UTC), Estimate(day / 10, 0.0, 1.0)) for day in (9, 2, 5)]
+    assert plots.plot_trend(points, metric="m") == plots.plot_trend(sorted(points), metric="m")
+
+
+def test_values_of_several_chosen_points_stand_in_the_legend() -> None:
+    words = _words(plots.plot_curves(LINES, metric="m"))
+    assert {"exp1, chosen: 0.600", "exp2"} <= set(words)
+    assert "0.600" not in words, "labels at the points would cover each other"
+
+
 def test_curves_of_the_same_lines_share_one_scale() -> None:
     scales = [plots.plot_curves(LINES, metric="m", focus=focus) for focus in ("exp1", "exp2")]
     first, second = ([word for word in _words(svg) if re.fullmatch(r"0\.\d\d", word)] for svg in scales)

@@ -199,8 +199,15 @@ def test_plots_come_in_both_looks_with_words_for_those_who_cannot_see_them(page:
     assert all(attributes.get("alt") for attributes in pictures)
     dark = [a for tag, a in page.tags if tag == "source" and a.get("media") == "(prefers-color-scheme: dark)"]
     svgs = [a for a in pictures if str(a["src"]).startswith("data:image/svg+xml")]
+    assert not {a["srcset"] for a in dark} & {a["src"] for a in svgs}
     assert len(dark) == len(svgs) == 6  # forest, differences, histograms, two curves, footprints
     assert str(svgs[0]["alt"]).startswith("Mean IoU: exp1 0.600 [0.600, 0.600]; zero-shot 0.333")
+
+
+def test_the_headline_agrees_with_the_comparisons_given(tmp_path: Path) -> None:
+    rows = three_rows()
+    given = replace(compare("zero-shot", "exp1", rows[1].samples, rows[2].samples), photos=7)
+    assert "mean IoU on the same 7 photos" in read(write(tmp_path, rows, comparisons=[given])).text
 
 
 def test_the_same_input_gives_the_same_page(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from nutridet_core.report import Kind, Row
 from nutridet_core.report.gallery import PER_GROUP, choose
 from nutridet_core.report.outcomes import Outcome, count_outcomes, outcome
 from nutridet_core.report.verdict import find, paired, verdict
+from nutridet_core.report.wording import signed
 from nutridet_core.scores import Estimate, Sample
 from tests.report_samples import (
     ELSEWHERE,
@@ -63,7 +64,16 @@ def test_an_interval_that_includes_zero_is_never_called_a_win(tmp_path: Path) ->
     assert "exp is not shown to beat ref" in page.text
     assert "an interval that includes 0" in page.text
     assert "beats" not in page.text
-    assert page.row("exp against ref")[1] == "not told apart"
+    low, high = signed(difference.mean_iou.low), signed(difference.mean_iou.high)
+    assert page.row("exp against ref")[1:3] == [
+        "not told apart",
+        f"{signed(difference.mean_iou.value)} [{low}, {high}]",
+    ]
+    beside_a_clear_win = find([*rows, row("weak", deal(0.3), "baseline")])
+    assert beside_a_clear_win.headline.startswith("exp is not shown to beat ref"), "the best baseline counts"
+    as_peer = find([replace(rows[0], kind="peer"), rows[1], row("weak", deal(0.3), "baseline")])
+    assert as_peer.headline.startswith("exp beats weak")
+    assert [text.startswith("exp and ref (peer) are not told apart") for text in as_peer.reservations] == [True]
 
 
 def test_the_winner_is_chosen_on_selection_and_not_by_the_test_photos() -> None:

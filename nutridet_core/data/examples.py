@@ -1,8 +1,8 @@
 """Examples: what a source yields, what a dataset holds, and the one image loader.
 
-Belongs here: `Candidate`, `Example`, `Record`, and `load_photo`, which both ingest and serving use, so
-that a photo looks the same to the model in training and in production. Does not belong here: judging
-boxes (`validate`), finding photos (`sources`).
+Belongs here: `Candidate`, `Example`, `Record`, `Rejection`, and `load_photo`, which both ingest and
+serving use, so that a photo looks the same to the model in training and in production. Does not belong
+here: judging boxes (`validate`), finding photos (`sources`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ Split = Literal["train", "selection", "test"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 BoxFormat = Literal["yxyx_unit", "xyxy_unit", "xyxy_px", "xywh_px"]
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")  # MPO, what many phones write, is opened as JPEG
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # below Pillow's own warning, above any phone's default mode
 MAX_ASPECT = 200  # the Qwen2-VL processor raises beyond it
 
 _ORIENTATION_TAG = 0x0112
+_UPRIGHT = 1
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,6 +56,10 @@ class Reason(StrEnum):
     BOX_SWAPPED = "box_swapped"
     BOX_ZERO_AREA = "box_zero_area"
     BOX_OUTSIDE = "box_outside"
+    DUPLICATE_PIXELS = "duplicate_pixels"
+    DUPLICATE_ID = "duplicate_id"
+    BARCODE_IN_STRICTER_SPLIT = "barcode_in_stricter_split"
+    """The source demands one split for this photo and a stricter one for another photo of its product."""
 
 
 class PhotoError(DataError):
@@ -86,6 +91,16 @@ class Candidate:
     """Width and height that the source claims, px."""
     categories: tuple[str, ...] = ()
     """Name of every annotation, those that are no nutrition table included."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A photo that was set aside: where it lies, why, and what exactly was seen."""
+
+    id: str
+    where: str
+    reason: Reason
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,7 @@ class Photo:
         image: upright RGB, without metadata.
         data: the bytes it was decoded from.
         format: JPEG, MPO, PNG or WEBP.
-        untouched: whether `data` already is an upright RGB JPEG or PNG.
+        untouched: whether `data` already is an upright RGB JPEG or PNG that any reader decodes alike.
     """
 
     image: Image.Image
@@ -165,14 +180,13 @@ def decode_photo(data: bytes | Path, *, where: str | None = None) -> Photo:
     content = _read(data, where)
     image = _open(content, where)
     _check_size(image.size, where)
-    kind, orientation = str(image.format), _orientation(image)
-    _load(image, where)
-    untouched = kind != "WEBP" and _is_plain_rgb(image) and orientation not in _TRANSPOSE
-    upright = _to_rgb(image)
+    upright = _to_rgb(image, where)
+    orientation = _orientation(image)
+    untouched = image.format != "WEBP" and _is_plain_rgb(image) and orientation == _UPRIGHT
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
     upright.info = {}  # an ICC profile or EXIF block must not travel into a re-encoded file
-    return Photo(upright, content, kind, untouched)
+    return Photo(upright, content, str(image.format), untouched)
 
 
 def _read(data: bytes | Path, where: str) -> bytes:
@@ -211,10 +225,12 @@ def _check_size(size: tuple[int, int], where: str) -> None:
         )  # fmt: skip
 
 
-def _load(image: Image.Image, where: str) -> None:
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """All pixels decoded, as RGB."""
     try:
         image.load()
-    except OSError as error:  # Pillow's wording for data that ends early, in all three formats
+        return _convert(image)
+    except OSError as error:  # Pillow's wording for a JPEG or PNG that ends early; a WebP's says only that it failed
         cut = any(word in str(error) for word in ("truncated", "broken data", "unrecognized data"))
         if not cut:
             raise _unreadable(error, where) from error
@@ -226,22 +242,23 @@ def _load(image: Image.Image, where: str) -> None:
         raise _unreadable(error, where) from error
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; an unreadable EXIF block states none.
+def _orientation(image: Image.Image) -> int | None:
+    """How a loaded image is turned: a key of `_TRANSPOSE`, or upright; None when its EXIF block cannot be read.
 
     Not `ImageOps.exif_transpose`, which also rewrites the whole block and fails on an odd tag in it.
     """
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        stated = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # the block is as hostile as the pixels, and the photo is fine without it
-        return 1
+        return None
+    return stated if stated in _TRANSPOSE else _UPRIGHT
 
 
 def _is_plain_rgb(image: Image.Image) -> bool:
     return image.mode == "RGB" and not image.has_transparency_data
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _convert(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

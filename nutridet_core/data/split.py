@@ -1,7 +1,7 @@
 """Splits: which photo is for training, which for selection, which for the test.
 
-Belongs here: grouping by product, duplicates, and the check that splits share nothing. Does not
-belong here: photos and boxes themselves (`validate`).
+Belongs here: grouping by product, duplicates, and finding what splits share. Does not belong here:
+photos and boxes themselves (`validate`).
 
 A product's split is a hash of its barcode, so adding photos never moves a product. Where a source
 demands splits, they are respected: a demanded test split is neither added to nor taken from.
@@ -10,26 +10,14 @@ demands splits, they are respected: a demanded test split is neither added to no
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from nutridet_core.data.examples import SPLITS, Split
+from nutridet_core.data.examples import SPLITS, Reason, Rejection, Split
 from nutridet_core.errors import SettingsError
 
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "selection", "train")
-
-
-class Identified(Protocol):
-    """What splitting needs of a photo; `Example` and `Record` have it."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def barcode(self) -> str: ...
-    @property
-    def pixels_sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,45 +28,55 @@ class Member:
     barcode: str
     pixels_sha256: str
     given: Split | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The outcome, by position in the sequence that was split.
+    """The outcome.
 
     Args:
-        splits: one per photo; None for a photo that was dropped.
-        duplicates: `(dropped id, kept id)` of photos with the same pixels.
-        conflicts: ids dropped because their product belongs to a stricter demanded split.
+        splits: one per member, in order; None for one that was dropped.
+        set_aside: those that were dropped, with the reason.
     """
 
     splits: tuple[Split | None, ...]
-    duplicates: tuple[tuple[str, str], ...]
-    conflicts: tuple[str, ...]
+    set_aside: tuple[Rejection, ...]
 
 
-def assign_splits(
-    examples: Sequence[Member], seed: int, selection_share: float, test_share: float
-) -> Assignment:
-    """Split by product, then drop repeated pixels: the copy in test is kept, else that in selection.
-
-    When any member is given `test`, no other photo is drawn into it; the same holds for `selection`.
+def check_shares(selection_share: float, test_share: float) -> None:
+    """Whether the shares leave anything to train on.
 
     Raises:
-        SettingsError: when the shares are negative or leave nothing to train on.
+        SettingsError: when they do not, or one is negative or no number.
     """
-    if min(selection_share, test_share) < 0 or selection_share + test_share >= 1:
+    if not (selection_share >= 0 and test_share >= 0 and selection_share + test_share < 1):
         raise SettingsError(
             f"selection_share {selection_share} and test_share {test_share} leave no training data",
-            field="selection_share", remedy="Both are 0 or more and their sum is below 1.",
-        )  # fmt: skip
-    given = {member.given for member in examples}
+            field="selection_share",
+            remedy="Both are 0 or more and their sum is below 1.",
+        )
+
+
+def assign_splits(members: Sequence[Member], seed: int, selection_share: float, test_share: float) -> Assignment:
+    """Split by product, then drop repeated photos: the copy in test is kept, else that in selection.
+
+    When any member is given `test`, no other product is drawn into it; the same holds for `selection`.
+
+    Raises:
+        SettingsError: when the shares leave nothing to train on.
+    """
+    check_shares(selection_share, test_share)
+    given = {member.given for member in members}
     shares = (0.0 if "selection" in given else selection_share, 0.0 if "test" in given else test_share)
-    owners = _owners(examples)
-    splits = [_split_of(member, owners.get(member.barcode), seed, *shares) for member in examples]
-    conflicts = tuple(member.id for member, split in zip(examples, splits, strict=True) if split is None)
-    duplicates = _drop_duplicates(examples, splits)
-    return Assignment(tuple(splits), duplicates, conflicts)
+    owners = _owners(members)
+    splits = [_split_of(member, owners.get(member.barcode), seed, *shares) for member in members]
+    conflicts = [
+        _set_aside(member, Reason.BARCODE_IN_STRICTER_SPLIT, f"{member.barcode} belongs to {owners[member.barcode]}")
+        for member, split in zip(members, splits, strict=True)
+        if split is None
+    ]
+    return Assignment(tuple(splits), (*conflicts, *_drop_duplicates(members, splits)))
 
 
 def hashed_split(barcode: str, seed: int, selection_share: float, test_share: float) -> Split:
@@ -94,24 +92,22 @@ def hashed_split(barcode: str, seed: int, selection_share: float, test_share: fl
     return "test" if position >= 1 - test_share else "train"
 
 
-def check_disjoint(splits: Mapping[Split, Iterable[Identified]]) -> list[str]:
-    """What two splits share: one line per barcode or photo. An empty list means that they are disjoint."""
-    barcodes: dict[str, dict[Split, str]] = defaultdict(dict)
-    pixels: dict[str, dict[Split, str]] = defaultdict(dict)
-    ids: Counter[str] = Counter()
-    for split, members in splits.items():
-        for member in members:
-            barcodes[member.barcode].setdefault(split, member.id)
-            pixels[member.pixels_sha256].setdefault(split, member.id)
-            ids[member.id] += 1
-    problems = [_describe("barcode", key, found) for key, found in barcodes.items() if len(found) > 1]
-    problems += [_describe("pixels", key[:12], found) for key, found in pixels.items() if len(found) > 1]
-    return problems + [f"id {name} occurs {count} times" for name, count in ids.items() if count > 1]
+def find_shared(what: str, keys: Mapping[Split, Iterable[tuple[str, str]]]) -> list[str]:
+    """What more than one split holds, a line each.
+
+    Args:
+        what: what the keys are, for the lines.
+        keys: per split, (key, id of the photo that has it).
+    """
+    found: dict[str, dict[Split, str]] = defaultdict(dict)
+    for split, pairs in keys.items():
+        for key, photo_id in pairs:
+            found[key].setdefault(split, photo_id)
+    return [f"{what} {key} in {_describe(places)}" for key, places in found.items() if len(places) > 1]
 
 
-def _describe(what: str, key: str, found: Mapping[Split, str]) -> str:
-    places = ", ".join(f"{split} ({found[split]})" for split in SPLITS if split in found)
-    return f"{what} {key} in {places}"
+def _describe(places: Mapping[Split, str]) -> str:
+    return ", ".join(f"{split} ({places[split]})" for split in SPLITS if split in places)
 
 
 def _owners(members: Sequence[Member]) -> dict[str, Split]:
@@ -133,17 +129,26 @@ def _split_of(
     return owner if member.given == owner else None
 
 
-def _drop_duplicates(members: Sequence[Member], splits: list[Split | None]) -> tuple[tuple[str, str], ...]:
-    """Set the split of repeated photos to None, in place; returns `(dropped id, kept id)`."""
-    kept: dict[str, str] = {}
-    dropped: list[tuple[str, str]] = []
-    for split in _STRICTEST_FIRST:
-        for position, member in enumerate(members):
-            if splits[position] != split:
-                continue
-            if member.pixels_sha256 in kept:
-                dropped.append((member.id, kept[member.pixels_sha256]))
-                splits[position] = None
-            else:
-                kept[member.pixels_sha256] = member.id
-    return tuple(dropped)
+def _drop_duplicates(members: Sequence[Member], splits: list[Split | None]) -> list[Rejection]:
+    """Set the split of photos whose pixels or id occurred before to None, in place."""
+    seen: dict[tuple[Reason, str], str] = {}
+    dropped: list[Rejection] = []
+    for position in _strictest_first(splits):
+        member = members[position]
+        keys = ((Reason.DUPLICATE_PIXELS, member.pixels_sha256), (Reason.DUPLICATE_ID, member.id))
+        repeated = next((key for key in keys if key in seen), None)
+        if repeated is None:
+            seen |= dict.fromkeys(keys, f"{member.id} in {splits[position]}")
+        else:
+            dropped.append(_set_aside(member, repeated[0], f"as {seen[repeated]}"))
+            splits[position] = None
+    return dropped
+
+
+def _strictest_first(splits: Sequence[Split | None]) -> list[int]:
+    """Positions of the photos that have a split, those of the test first."""
+    return [position for strict in _STRICTEST_FIRST for position, split in enumerate(splits) if split == strict]
+
+
+def _set_aside(member: Member, reason: Reason, detail: str) -> Rejection:
+    return Rejection(member.id, member.where, reason, detail)

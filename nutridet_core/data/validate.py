@@ -13,30 +13,31 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from nutridet_core.boxes import Box, iou_matrix
-from nutridet_core.data.examples import BoxFormat, Candidate, Example, Photo, PhotoError, Reason, decode_photo
+from nutridet_core.data.examples import (
+    BoxFormat,
+    Candidate,
+    Example,
+    Photo,
+    PhotoError,
+    Reason,
+    Rejection,
+    decode_photo,
+)
 
 TINY_BOX, REENCODED, OVERLAPPING_BOXES = "tiny_box", "reencoded", "overlapping_boxes"
 FLAGS = (TINY_BOX, REENCODED, OVERLAPPING_BOXES)
+LABEL_FLAGS = frozenset({TINY_BOX, OVERLAPPING_BOXES})
+"""Flags that put a label in doubt; the other one only says how its photo is stored."""
 TINY_SIDE = 1 / 1000
 TINY_AREA = 0.0016
+"""Shares of the photo. Below them a box of the hub's data is a slip of the mouse, not a table."""
 OVERLAP = 0.9
 _CLAMP_PX = 1.0
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A candidate that was set aside: where it lies, why, and what exactly was seen."""
-
-    id: str
-    where: str
-    reason: Reason
-    detail: str
 
 
 class _BoxError(Exception):
@@ -86,7 +87,9 @@ def to_box(values: Sequence[float], box_format: BoxFormat, width: int, height: i
 
 def hash_pixels(image: Image.Image) -> str:
     """sha256 over the size and the RGB bytes of an image."""
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    hashed = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    hashed.update(image.tobytes())
+    return hashed.hexdigest()
 
 
 def _check_claimed_size(candidate: Candidate, size: tuple[int, int]) -> None:

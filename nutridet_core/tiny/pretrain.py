@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import random
 import time
@@ -30,7 +31,7 @@ from transformers.vision_utils import get_vision_position_ids
 from nutridet_core.answers import LABEL, write_answer
 from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, draw_page
-from nutridet_core.data.generated.pages import zoom
+from nutridet_core.data.generated.pages import close_up, whole_page
 from nutridet_core.prompts import Contract, prompt_messages
 from nutridet_core.store import Manifest, seal, write_json
 from nutridet_core.tiny import architecture
@@ -39,6 +40,7 @@ GRIDS = ((10, 7), (7, 10), (11, 7), (7, 11), (12, 6), (6, 12), (13, 6), (9, 9), 
 """Cells down and across: the shapes that photos of common aspect take within the pixel budget."""
 CELL = 28
 EMA_EVERY = 5
+TABLE_WEIGHT = 5
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Recipe:
 
     steps: int = 20000
     """At most; the minutes given to `pretrain` usually end the run."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Questions per step."""
-    views_per_page: int = 2
+    views_per_page: int = 4
     """The page and close-ups of it: drawing costs more than cutting."""
     questions_per_view: int = 4
     absent_share: float = 0.15
@@ -67,25 +69,24 @@ class Recipe:
 class Batch:
     """Questions about views of one grid shape."""
 
-    views: torch.Tensor
-    """`(views, height, width, 3)` uint8; a tensor, so that workers hand it over in shared memory."""
+    pages: torch.Tensor
+    """`(pages, height, width, 3)` uint8, padded; a tensor, so that workers hand it over in shared memory."""
+    windows: torch.Tensor
+    """`(pages, views, 4)`: what each view shows, x0, y0, x1, y1 in px of its page."""
+    grid: tuple[int, int]
+    """Cells of every view down and across."""
     labels: tuple[str, ...]
     """As many for every view, those of one view next to each other."""
     answers: tuple[str, ...]
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Cells down and across."""
-        return self.views.shape[1] // CELL, self.views.shape[2] // CELL
-
-    @property
     def questions_per_view(self) -> int:
         """How many questions in a row are about one view."""
-        return len(self.labels) // len(self.views)
+        return len(self.labels) // (self.windows.shape[0] * self.windows.shape[1])
 
     def pin_memory(self) -> Batch:
         """Called by the loader: the copy to the GPU then runs beside its computation."""
-        return replace(self, views=self.views.pin_memory())
+        return replace(self, pages=self.pages.pin_memory(), windows=self.windows.pin_memory())
 
 
 class Questions(IterableDataset[tuple[Batch, dict[str, torch.Tensor]]]):
@@ -107,21 +108,31 @@ def draw_batch(recipe: Recipe, step: int) -> Batch:
     rng = random.Random(f"{recipe.seed}:{step}")
     rows, columns = rng.choice(GRIDS)
     count = max(1, recipe.batch_size // (recipe.views_per_page * recipe.questions_per_view))
-    views, labels, answers = [], [], []
+    pages, windows, labels, answers = [], [], [], []
     for number in range(count):
         page = draw_page(recipe.seed, step * count + number, columns / rows)
-        for view in (page, *(zoom(page, columns / rows, rng) for _ in range(recipe.views_per_page - 1))):
-            views.append(torch.from_numpy(np.array(view.image.resize((columns * CELL, rows * CELL)))))
-            for label, answer in ask(view.objects, recipe.questions_per_view, recipe.absent_share, rng):
+        views = [whole_page(page), *(close_up(page, columns / rows, rng) for _ in range(recipe.views_per_page - 1))]
+        for _, objects in views:
+            for label, answer in ask(objects, recipe.questions_per_view, recipe.absent_share, rng):
                 labels.append(label)
                 answers.append(answer)
-    return Batch(torch.stack(views), tuple(labels), tuple(answers))
+        pages.append(np.asarray(page.image))
+        windows.append([window for window, _ in views])
+    return Batch(_padded(pages), torch.tensor(windows), (rows, columns), tuple(labels), tuple(answers))
+
+
+def _padded(pages: list[np.ndarray]) -> torch.Tensor:
+    height, width = (max(page.shape[axis] for page in pages) for axis in (0, 1))
+    padded = torch.zeros((len(pages), height, width, 3), dtype=torch.uint8)
+    for row, page in zip(padded.numpy(), pages, strict=True):
+        row[: page.shape[0], : page.shape[1]] = page
+    return padded
 
 
 def ask(
     objects: tuple[tuple[str, Box], ...], count: int, absent_share: float, rng: random.Random
 ) -> Iterator[tuple[str, str]]:
-    """`count` labels to ask for, each with the right answer; tables are asked for about twice as often."""
+    """`count` labels to ask for, each with the right answer; tables are asked for `TABLE_WEIGHT` times as often."""
     present = sorted({label for label, _ in objects})
     absent = [label for label in LABELS if label not in present]
     left: list[str] = []
@@ -138,11 +149,27 @@ def ask(
 
 
 def _draw_label(labels: list[str], rng: random.Random) -> str:
-    return rng.choices(labels, [2 if label == LABEL else 1 for label in labels])[0]
+    return rng.choices(labels, [TABLE_WEIGHT if label == LABEL else 1 for label in labels])[0]
+
+
+def look(batch: Batch, device: torch.device) -> torch.Tensor:
+    """The views, `(views, height, width, 3)` float 0..255: each pixel the mean of four samples of its page."""
+    height, width = (2 * CELL * cells for cells in batch.grid)
+    pages = batch.pages.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    x0, y0, x1, y1 = batch.windows.to(device, non_blocking=True)[..., None].unbind(2)
+    across = (torch.arange(width, device=device) + 0.5) / width
+    down = (torch.arange(height, device=device) + 0.5) / height
+    x = 2 * (x0 + (x1 - x0) * across) / pages.shape[3] - 1  # (pages, views, width), the page spans -1..1
+    y = 2 * (y0 + (y1 - y0) * down) / pages.shape[2] - 1
+    shape = (*x.shape[:2], height, width)
+    where = torch.stack([x[:, :, None].expand(shape), y[..., None].expand(shape)], dim=-1)
+    fine = functional.grid_sample(pages, where.flatten(1, 2), padding_mode="border", align_corners=False)
+    views: torch.Tensor = functional.avg_pool2d(fine, 2)  # (pages, 3, views * height, width), views below each other
+    return views.reshape(len(pages), 3, shape[1], height // 2, width // 2).permute(0, 2, 3, 4, 1).flatten(0, 1)
 
 
 def patchify(pages: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """`(n, height, width, 3)` uint8 to `(n * patches, 1176)` in the order of Qwen2-VL's processor."""
+    """`(n, height, width, 3)` 0..255 to `(n * patches, 1176)` in the order of Qwen2-VL's processor."""
     n, height, width, _ = pages.shape
     scale = pages.new_tensor([255 * s for s in std], dtype=torch.float32)
     shift = pages.new_tensor([255 * m for m in mean], dtype=torch.float32)
@@ -204,16 +231,16 @@ class Encoder:
     def inputs(self, batch: Batch, text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What the model takes, on the device, and `labels`."""
         height, width = batch.grid
+        rows = len(batch.labels)
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in text.items()}
         image_processor = self.processor.image_processor
-        views = batch.views.to(self.device, non_blocking=True)
-        patches = patchify(views, image_processor.image_mean, image_processor.image_std)
-        per_view = patches.reshape(len(views), -1, patches.shape[-1])
+        patches = patchify(look(batch, self.device), image_processor.image_mean, image_processor.image_std)
+        per_view = patches.reshape(rows // batch.questions_per_view, -1, patches.shape[-1])
         return {
             **moved,
-            "position_ids": moved["position_ids"][:, None].expand(3, len(batch.labels), -1),
+            "position_ids": moved["position_ids"][:, None].expand(3, rows, -1),
             "pixel_values": per_view.repeat_interleave(batch.questions_per_view, dim=0).flatten(0, 1),
-            "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(len(batch.labels), 3),
+            "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(rows, 3),
         }
 
     def _prompt(self, label: str, cells: int) -> list[int]:
@@ -250,7 +277,8 @@ def answer_logits(model: Any, inputs: dict[str, torch.Tensor], photo_at: int, pe
         attention_mask={"full_attention": None},  # causal; padding is on the right
         use_cache=False,
     ).last_hidden_state
-    return model.lm_head(hidden[:, photo_at + cells :])
+    logits: torch.Tensor = model.lm_head(hidden[:, photo_at + cells :])
+    return logits
 
 
 def mrope_positions(length: int, start: int, height: int, width: int) -> torch.Tensor:
@@ -287,7 +315,9 @@ def pretrain(
     if compiled:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             block.compile(dynamic=True)
+    earlier = json.loads((start / "pretraining.json").read_text()) if start else None
     log = _loop(model, average, Encoder(processor, contract, device), recipe, began, minutes * 60)
+    log["continues"] = earlier
     _save(average.module, processor, contract, recipe, log, out)
     return log
 

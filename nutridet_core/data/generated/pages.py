@@ -19,6 +19,9 @@ from .palettes import draw_colour, draw_ink
 from .panels import Colour, paint
 from .tables import draw_table
 
+Objects = tuple[tuple[str, Box], ...]
+Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in px of the page
+
 _MARGIN = 5  # px
 _LEAST_EM = 5.0  # px; smaller print is a grey smear
 _LEAST_VISIBLE, _MOST_HIDDEN = 0.8, 0.05  # an object in between is neither there nor absent
@@ -48,21 +51,28 @@ def draw_page(seed: int, index: int, aspect: float | None = None) -> Drawing:
     return Drawing(_finished(canvas, rng), objects)
 
 
-def zoom(page: Drawing, aspect: float, rng: Random) -> Drawing:
-    """A close-up of one object, `aspect` wide over high; the page itself when others stand in the way."""
+def close_up(page: Drawing, aspect: float, rng: Random) -> tuple[Window, Objects]:
+    """A window around one object, in px of the page and `aspect` wide over high, and what is seen in it.
+
+    The whole page when other objects stand in the way.
+    """
     for _ in range(_MOST_TRIES):
         window = _draw_window(page, aspect, rng)
-        size = round(window[2] - window[0]), round(window[3] - window[1])
+        size = window[2] - window[0], window[3] - window[1]
         seen = [(label, _shifted(box.to_px(*page.image.size), window)) for label, box in page.objects]
         shares = [visible_share(rect, size) for _, rect in seen]
         if max(shares) >= _LEAST_VISIBLE and all(s >= _LEAST_VISIBLE or s <= _MOST_HIDDEN for s in shares):
             whole = [pair for pair, share in zip(seen, shares, strict=True) if share >= _LEAST_VISIBLE]
-            objects = tuple((label, Box.from_xyxy_px(clip(rect, size), *size)) for label, rect in whole)
-            return Drawing(page.image.crop(window), objects)
-    return page
+            return window, tuple((label, Box.from_xyxy_px(clip(rect, size), *size)) for label, rect in whole)
+    return whole_page(page)
 
 
-def _draw_window(page: Drawing, aspect: float, rng: Random) -> tuple[int, int, int, int]:
+def whole_page(page: Drawing) -> tuple[Window, Objects]:
+    """The window that shows everything."""
+    return (0, 0, page.image.width, page.image.height), page.objects
+
+
+def _draw_window(page: Drawing, aspect: float, rng: Random) -> Window:
     """A window on the page, px, around one of its objects; its edge sometimes cuts the object."""
     width, height = page.image.size
     x0, y0, x1, y1 = rng.choice(page.objects)[1].to_px(width, height)
@@ -76,7 +86,7 @@ def _draw_window(page: Drawing, aspect: float, rng: Random) -> tuple[int, int, i
     return round(left), round(top), round(left + across), round(top + down)
 
 
-def _shifted(rect: Rect, window: tuple[int, int, int, int]) -> Rect:
+def _shifted(rect: Rect, window: Window) -> Rect:
     x, y = window[:2]
     return rect[0] - x, rect[1] - y, rect[2] - x, rect[3] - y
 

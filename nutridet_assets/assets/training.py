@@ -1,0 +1,136 @@
+"""Training, one partition per experiment: adapters, their checkpoints, the best one, its test scores.
+
+A run covers any number of partitions with one worker per asset; metadata is kept per partition.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+
+from nutridet_assets import checks, metadata
+from nutridet_assets.partitions import experiments, one_run
+from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_core.layout import Layout
+
+
+@dg.asset(
+    group_name="training",
+    deps=["nutrition_dataset"],
+    partitions_def=experiments,
+    backfill_policy=one_run,
+    check_specs=checks.specs("adapter", "label_audit", "module_audit", "gradient_audit"),
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface", "mlflow"},
+    code_version="1",
+    tags={"runs_in": "worker"},
+    pool=GPU,
+)
+def adapter(context: dg.AssetExecutionContext, worker: Worker) -> Results:
+    """QLoRA fine-tuning; every epoch leaves a sealed checkpoint, and a killed run continues from the last one."""
+    names, layout = context.partition_keys, artifacts()
+    yield from worker.run(context, "train_experiments", names)
+    from nutridet_core.gate import adapter_audits
+
+    for name in names:
+        folder = layout.adapter(name)
+        facts = metadata.facts(folder)
+        loss = [entry["loss"] for entry in facts["loss"]]
+        shown = {"device": facts["device"], "first and last loss": f"{loss[0]:.3f}, {loss[-1]:.3f}" if loss else "none"}
+        values = {**metadata.numbers(facts), **metadata.numbers(facts["parameters"]), **shown}
+        context.add_asset_metadata({**values, **metadata.artifact(folder)}, partition_key=name)
+    yield dg.MaterializeResult(
+        data_version=metadata.version(*(layout.adapter(name) for name in names)),
+        check_results=[*checks.results("adapter", {name: adapter_audits(layout, name) for name in names})],
+    )
+
+
+@dg.asset(
+    group_name="training",
+    deps=["nutrition_dataset", "adapter"],
+    partitions_def=experiments,
+    backfill_policy=one_run,
+    check_specs=checks.specs("checkpoint_scores", "contract_audit", "adapter_active"),
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    code_version="1",
+    tags={"runs_in": "worker"},
+    pool=GPU,
+)
+def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
+    """Every checkpoint scored on selection, by changing adapters on one loaded base model."""
+    names, layout = context.partition_keys, artifacts()
+    yield from worker.run(context, "score_checkpoints", names)
+    from nutridet_core.gate import checkpoint_audits
+
+    folders = []
+    for name in names:
+        scored = _scored_checkpoints(layout, name)
+        rows = [(folder.parent.name, metadata.read_scores(folder).headline) for folder in scored]
+        table = metadata.rows(("checkpoint", "on selection"), rows)
+        context.add_asset_metadata({"checkpoints": len(scored), "scores": table}, partition_key=name)
+        folders += scored
+    yield dg.MaterializeResult(
+        data_version=metadata.version(*folders),
+        check_results=[*checks.results("checkpoint_scores", {name: checkpoint_audits(layout, name) for name in names})],
+    )
+
+
+@dg.asset(
+    group_name="training",
+    deps=["checkpoint_scores"],
+    partitions_def=experiments,
+    backfill_policy=one_run,
+    owners=OWNERS,
+    kinds={"python"},
+    code_version="1",
+    tags={"runs_in": "step"},
+)
+def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
+    """The checkpoint with the highest mean IoU on selection, and the curve that says so. Test decides nothing."""
+    from nutridet_core.pipeline.context import Context
+    from nutridet_core.pipeline.training import choose_checkpoint
+    from nutridet_core.scores import Estimate
+    from nutridet_core.settings import Settings
+
+    core = Context(Settings(), log=context.log.info)
+    for name in context.partition_keys:
+        facts, folder = choose_checkpoint(core, name).facts, core.layout.choice(name)
+        mean_iou = Estimate(**facts["mean_iou"])
+        shown = {"chosen": facts["chosen"], "on selection": f"mean IoU {mean_iou}, n = {facts['photos']}"}
+        values = {**shown, **metadata.numbers({"mean_iou": mean_iou.value}), **metadata.artifact(folder)}
+        context.add_asset_metadata(values, partition_key=name)
+    yield dg.MaterializeResult(
+        data_version=metadata.version(*(core.layout.choice(name) for name in context.partition_keys))
+    )
+
+
+@dg.asset(
+    group_name="training",
+    deps=["nutrition_dataset", "best_checkpoint"],
+    partitions_def=experiments,
+    backfill_policy=one_run,
+    check_specs=checks.specs("experiment_scores", "parse_failures"),
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    code_version="1",
+    tags={"runs_in": "worker"},
+    pool=GPU,
+)
+def experiment_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
+    """The chosen checkpoint of each experiment scored on test, once."""
+    names, layout = context.partition_keys, artifacts()
+    yield from worker.run(context, "score_experiments", names)
+    from nutridet_core.gate import experiment_audits
+
+    for name in names:
+        context.add_asset_metadata(metadata.scored(layout.scores(name, "test")), partition_key=name)
+    yield dg.MaterializeResult(
+        data_version=metadata.version(*(layout.scores(name, "test") for name in names)),
+        check_results=[*checks.results("experiment_scores", {name: experiment_audits(layout, name) for name in names})],
+    )
+
+
+def _scored_checkpoints(layout: Layout, name: str) -> list[Path]:
+    """Selection scores of the checkpoints that there are now, by step; an earlier, longer training leaves others."""
+    checkpoints = sorted(layout.adapter(name).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return [layout.scores(f"{name}/{path.name}", "selection") for path in checkpoints]

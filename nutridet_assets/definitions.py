@@ -1,0 +1,20 @@
+"""Definitions: the code location that Dagster loads.
+
+Belongs here: merging. Does not belong here: logic, or anything that is slow to import.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from nutridet_assets import jobs, schedules, sensors
+from nutridet_assets.assets import baseline, comparison, dataset, monitoring, release, training
+from nutridet_assets.resources import Worker
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules([dataset, baseline, training, comparison, release, monitoring]),
+    jobs=[jobs.pipeline, jobs.train_experiment, jobs.release, jobs.reevaluate],
+    schedules=[schedules.reevaluation],
+    sensors=[sensors.new_photos],
+    resources={"worker": Worker()},
+)

@@ -1,0 +1,34 @@
+"""Jobs: named selections of the graph.
+
+Belongs here: what is materialised together. Does not belong here: when (`schedules`, `sensors`).
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from nutridet_assets.partitions import every_experiment, experiments
+
+pipeline = dg.define_asset_job(
+    "pipeline",
+    selection=dg.AssetSelection.all(),
+    description="Everything, from photos to a registered champion that was scored once more.",
+    partitions_def=experiments,
+    tags=every_experiment(),
+)
+train_experiment = dg.define_asset_job(
+    "train_experiment",
+    selection=dg.AssetSelection.groups("training"),
+    description="Train experiments, choose their best checkpoints and score these on test.",
+    partitions_def=experiments,
+)
+release = dg.define_asset_job(
+    "release",
+    selection=dg.AssetSelection.groups("comparison", "release"),
+    description="Compare what is trained, then merge, quantise, measure and register the winner.",
+)
+reevaluate = dg.define_asset_job(
+    "reevaluate",
+    selection=dg.AssetSelection.assets("champion_reevaluation"),
+    description="Score the champion again.",
+)

@@ -1,0 +1,71 @@
+"""Resources: the worker that does the heavy steps, and where the artefacts lie.
+
+Belongs here: one object per thing outside an asset, each a thin face of something in the core or in
+`launch`. Does not belong here: what a step computes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from nutridet_assets.checks import refused
+from nutridet_assets.launch import GRACE_SECONDS, Report, launch
+from nutridet_core.layout import Layout
+from nutridet_core.settings import Settings
+
+OWNERS = ["team:nutridet"]
+GPU = "gpu"
+"""Pool of all workers. `deploy/dagster.yaml` gives it one slot: two trainings on one GPU run out of memory."""
+
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
+
+
+def artifacts() -> Layout:
+    """The artefact folders of the active profile."""
+    return Layout(Settings().artifacts)
+
+
+class Worker(dg.ConfigurableResource[None]):
+    """Starts one process per heavy step.
+
+    Anything that runs `nutridet_assets.worker` will do as a command, `accelerate launch -m ...` for one.
+    """
+
+    command: list[str] = Field(default_factory=list)
+    """Empty: `nutridet_assets.worker` in this interpreter."""
+    grace_seconds: float = GRACE_SECONDS
+    """How long a cancelled worker may take to end before it is killed."""
+
+    def run(
+        self, context: dg.AssetExecutionContext, verb: str, names: Sequence[str] = ()
+    ) -> Generator[dg.AssetCheckResult, None, dict[str, Any]]:
+        """Do a verb in a worker and return what it reported; yields the checks that stopped it, if any did.
+
+        Raises:
+            Failure: when the worker failed, with its reason.
+        """
+        command = self.command or [sys.executable, "-m", "nutridet_assets.worker"]
+        report = launch(context, [*command, verb, *names], grace_seconds=self.grace_seconds)
+        message = report.messages[-1] if report.messages else {}
+        if "failed_audits" in message:
+            declared = [key.name for key in context.selected_asset_check_keys]
+            yield from refused(context.asset_key.to_user_string(), declared, message)
+        if report.exit_code != 0 or "result" not in message:
+            raise _failure(verb, report, message)
+        return message["result"] or {}
+
+
+def _failure(verb: str, report: Report, message: Mapping[str, Any]) -> dg.Failure:
+    """A reason that a person can act on. Never retried: the same inputs would fail in the same way."""
+    reason = message.get("text") or message.get("error")
+    if reason:
+        return dg.Failure(reason, allow_retries=False)
+    return dg.Failure(
+        f"the worker for {verb} {report.ending}. Its last lines:\n{report.tail or '(it printed nothing)'}",
+        allow_retries=False,
+    )

@@ -1,0 +1,142 @@
+"""The worker process: runs one verb of `nutridet_core.pipeline` and reports through Dagster Pipes.
+
+    python -m nutridet_assets.worker VERB [EXPERIMENT ...]
+
+Belongs here: calling the verb and saying how it went. Does not belong here: dagster, which would add
+seconds to every start, or anything that the verb itself should do.
+
+Messages: `{"result": ...}`, or `{"failed_audits": {...}, "text": "..."}`, or `{"error": "..."}`. They stay
+small, because the reader on the other side takes lines as they are written; artefacts are on disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from dagster_pipes import PipesContext, open_dagster_pipes
+
+LAUNCHER_PID = "NUTRIDET_LAUNCHER_PID"
+RUN_ID = "NUTRIDET_RUN_ID"
+"""Environment variables that the launcher adds."""
+
+VERBS = {
+    "prepare_dataset": "dataset",
+    "report_dataset": "dataset",
+    "score_baseline": "baseline",
+    "score_peer": "baseline",
+    "train_experiments": "training",
+    "score_checkpoints": "training",
+    "score_experiments": "training",
+    "build_leaderboard": "comparison",
+    "merge_best": "release",
+    "quantize_merged": "release",
+    "score_release": "release",
+    "register_release": "release",
+    "write_card": "publication",
+    "build_triton_repository": "publication",
+    "reevaluate_champion": "monitoring",
+}
+"""Verbs and their modules in `nutridet_core.pipeline`."""
+
+_PARENT = os.getppid()
+_GRACE_SECONDS = 15.0
+_LONGEST_TEXT = 1500
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb that the command line names; 0 when it succeeded, 1 after an error that was reported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars redraw a line; in a log each redraw is a line
+    verb, *names = arguments
+    return work(lambda: call(verb, names))
+
+
+def work(job: Callable[[], Any]) -> int:
+    """Run a job under a launcher: with it, and not longer than it."""
+    follow_launcher()
+    try:
+        with open_dagster_pipes() as pipes:
+            return report(pipes, job)
+    finally:
+        if _orphaned():
+            os.killpg(0, signal.SIGKILL)  # nobody else is left to end what this process started
+
+
+def report(pipes: PipesContext, job: Callable[[], Any]) -> int:
+    """Do the job and report its result, or what stopped it."""
+    from nutridet_core.errors import AuditError, NutridetError
+
+    try:
+        result = job()
+    except AuditError as error:
+        pipes.report_custom_message({"failed_audits": shorten(error.evidence), "text": str(error)[:_LONGEST_TEXT]})
+        return 1
+    except NutridetError as error:
+        pipes.report_custom_message({"error": str(error)[:_LONGEST_TEXT]})
+        return 1
+    pipes.report_custom_message({"result": shorten(result) if isinstance(result, dict) else None})
+    return 0
+
+
+def call(verb: str, names: Sequence[str]) -> Any:
+    """The verb's result. Imports what the verb needs, which takes most of a short verb's time."""
+    function = getattr(importlib.import_module(f"nutridet_core.pipeline.{VERBS[verb]}"), verb)
+    from nutridet_core.pipeline.context import Context
+    from nutridet_core.settings import Settings
+
+    context = Context(Settings(), log=lambda line: print(line, flush=True))
+    return function(context, names) if names else function(context)
+
+
+def follow_launcher() -> None:
+    """End when the launcher does, even when it was killed and could not say so.
+
+    SIGTERM unwinds the stack, so that MLflow hears of the failure; whoever takes too long is killed.
+    """
+    signal.signal(signal.SIGTERM, _unwind)
+    if sys.platform == "linux" and LAUNCHER_PID in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if _orphaned():  # the launcher died before the line above
+            raise SystemExit(128 + signal.SIGTERM)
+
+
+def shorten(value: Any) -> Any:
+    """A value as JSON of bounded size."""
+    if isinstance(value, dict):
+        return {str(key): shorten(item) for key, item in list(value.items())[:20]}
+    if isinstance(value, list | tuple):
+        return [shorten(item) for item in value[:5]]
+    return value if isinstance(value, bool | int | float | None) else str(value)[:500]
+
+
+def _unwind(number: int, frame: object) -> NoReturn:
+    killer = threading.Timer(_GRACE_SECONDS, os.killpg, (0, signal.SIGKILL))
+    killer.daemon = True
+    killer.start()
+    raise SystemExit(128 + number)
+
+
+def _orphaned() -> bool:
+    """Whether the launcher is gone. Under `accelerate launch` it is not this process's parent."""
+    return os.getppid() != _PARENT or (LAUNCHER_PID in os.environ and not _exists(int(os.environ[LAUNCHER_PID])))
+
+
+def _exists(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
