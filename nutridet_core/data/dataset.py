@@ -21,10 +21,10 @@ from datasets import List as ListOf
 from PIL import Image as Pillow
 
 from nutridet_core.boxes import Box
-from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Split, load_photo
+from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split, load_photo
 from nutridet_core.data.sources import open_source, source_signature
-from nutridet_core.data.split import Member, assign_splits, check_disjoint
-from nutridet_core.data.validate import Rejection, accept
+from nutridet_core.data.split import Member, assign_splits, find_shared
+from nutridet_core.data.validate import accept
 from nutridet_core.errors import DataError
 from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
 
@@ -91,12 +91,15 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, *, log: Log = print) -> Man
         members, set_aside = _write_photos(spec.candidates(), photos, log)
         test_share = 0.0 if spec.test_source else spec.test_share
         assignment = assign_splits(members, spec.seed, spec.selection_share, test_share)
-        facts = _count(assignment, set_aside)
+        set_aside += assignment.set_aside
         splits = _save_splits(Dataset.from_file(str(photos)), assignment.splits, draft, spec)
         photos.unlink()
-        write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
         fingerprint = _fingerprint(splits)
-        facts["splits"] = {split: len(rows) for split, rows in splits.items()}
+        facts = {
+            "set_aside": dict(sorted(Counter(rejection.reason.value for rejection in set_aside).items())),
+            "splits": {split: len(rows) for split, rows in splits.items()},
+        }
+        write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
         log(f"dataset {fingerprint[:12]}: {facts['splits']}, set aside {facts['set_aside'] or 'none'}")
         return seal(
             draft, Manifest(kind="dataset", name=spec.source, data_fingerprint=fingerprint, config=config, facts=facts)
@@ -138,8 +141,11 @@ def check_boxes(folder: Path) -> list[str]:
 
 
 def check_splits(folder: Path) -> list[str]:
-    """What saved splits share, a line each; an empty list means that no barcode and no photo is in two."""
-    return check_disjoint({split: load_records(folder, split) for split in SPLITS})
+    """What saved splits share, a line each; an empty list means that no product and no photo is in two."""
+    splits = {split: load_records(folder, split) for split in SPLITS}
+    barcodes = {split: [(record.barcode, record.id) for record in records] for split, records in splits.items()}
+    pixels = {split: [(record.pixels_sha256, record.id) for record in records] for split, records in splits.items()}
+    return find_shared("barcode", barcodes) + find_shared("photo", pixels)
 
 
 def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tuple[list[Member], list[Rejection]]:
@@ -152,7 +158,7 @@ def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tupl
             judged = [(candidate, accept(candidate)) for candidate in batch]
             accepted = [(candidate, found) for candidate, found in judged if isinstance(found, Example)]
             set_aside += [found for _, found in judged if isinstance(found, Rejection)]
-            members += [Member(e.id, e.barcode, e.pixels_sha256, candidate.split) for candidate, e in accepted]
+            members += [Member(e.id, e.barcode, e.pixels_sha256, c.split, c.where) for c, e in accepted]
             writer.write_table(pa.Table.from_pylist([_to_row(example) for _, example in accepted], schema=schema))
             log(f"dataset: {len(members)} photos read, {len(set_aside)} set aside")
     return members, set_aside
@@ -175,16 +181,6 @@ def _save_splits(
         part.save_to_disk(str(draft / split))
         splits[split] = [_to_record(row) for row in part.remove_columns("image")]
     return splits
-
-
-def _count(assignment: Any, set_aside: Sequence[Rejection]) -> dict[str, Any]:
-    counts = Counter(rejection.reason.value for rejection in set_aside)
-    counts["duplicate_pixels"] = len(assignment.duplicates)
-    counts["barcode_in_stricter_split"] = len(assignment.conflicts)
-    return {
-        "set_aside": {reason: count for reason, count in sorted(counts.items()) if count},
-        "duplicates": [list(pair) for pair in assignment.duplicates],
-    }
 
 
 def _fingerprint(splits: dict[Split, list[Record]]) -> str:
