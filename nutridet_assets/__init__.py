@@ -4,6 +4,6 @@ Belongs here: assets, checks, partitions, jobs, schedules, sensors, and the work
 the verbs. Does not belong here: anything that computes (`nutridet_core`). No module here imports
 torch, transformers, datasets or mlflow at its top: definitions must load in a second.
 
-Order of reading: `graph` (the table of assets), `assets` (from a row to an asset), `launch` and
-`worker` (the process that does the work), `jobs`, `automation`, `definitions`.
+Order of reading: `assets` (one module per group of the graph), `launch` and `worker` (the process that
+does the work), `jobs`, `schedules`, `sensors`, `definitions`.
 """

@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "boxes_valid": "Every saved box lies inside its photo and has an area.",
     "splits_disjoint": "No product and no photo is in two splits.",
     "label_audit": "The supervised tokens decode to exactly the answer and its terminator.",
-    "module_audit": "LoRA sits in each tower that the experiment names and nowhere else; 4 bits only where they may be.",
+    "module_audit": "LoRA sits in each tower that the experiment names, nowhere else; 4 bits only where they may be.",
     "gradient_audit": "After the first backward pass a gradient has reached LoRA in each tower named.",
     "contract_audit": "Scoring asks what training asked: same family, prompt and pixel budget.",
     "adapter_active": "Logits with the adapter differ from those without it.",

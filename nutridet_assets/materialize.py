@@ -29,16 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(arguments).job
     prepare_home()
     began = time.monotonic()
-    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": plain_lines})).resolve_job_def(name)
+    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": dg.logger(plain_lines)})).resolve_job_def(name)
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        result = job.execute_in_process({"loggers": {"console": {}}}, instance=instance, raise_on_error=False)
     _show_checks(result.get_asset_check_evaluations())
     _show_leaderboard()
     print(f"\n{name} {'succeeded' if result.success else 'FAILED'} after {time.monotonic() - began:.0f} s")
     return 0 if result.success else 1
 
 
-@dg.logger(description="Seconds since the start, step, message.")
 def plain_lines(_: dg.InitLoggerContext) -> logging.Logger:
     """Progress of the steps; Dagster's own events stay in its event log."""
     logger = logging.Logger("nutridet", logging.INFO)

@@ -27,7 +27,7 @@ _SPLIT_COLOURS = {"train": "#4c72b0", "selection": "#dd8452", "test": "#55a868"}
 def report_dataset(dataset: Path, folder: Path, *, log: Callable[[str], None] = print) -> Manifest:
     """Write `report.json`, `samples.png` and `distributions.png`, or keep those of the same dataset."""
     prepared = read_manifest(dataset, kind="dataset", verify=False)
-    config = {"data_fingerprint": prepared.data_fingerprint}
+    config = {"dataset": prepared.digest}  # not its fingerprint: what was set aside and barcodes are not in it
     if kept := reusable(folder, "dataset_report", config):
         return kept
     records = {split: load_records(dataset, split) for split in SPLITS}
@@ -48,9 +48,9 @@ def report_dataset(dataset: Path, folder: Path, *, log: Callable[[str], None] = 
 
 
 def describe(dataset: Path, records: dict[Split, list[Record]]) -> dict[str, Any]:
-    """Counts per split, flags, what was set aside, and the priors on selection and test."""
+    """Counts per split and category, flags, what was set aside, and the priors on selection and test."""
     everything = [record for members in records.values() for record in members]
-    set_aside = json.loads((dataset / SET_ASIDE).read_text(encoding="utf-8"))
+    prepared = json.loads((dataset / SET_ASIDE).read_text(encoding="utf-8"))
     flagged = {record.id: list(record.flags) for record in everything if record.flags}
     priors = {
         split: {prior.name: prior.scores.headline for prior in trivial_priors(dataset, split)}
@@ -62,7 +62,8 @@ def describe(dataset: Path, records: dict[Split, list[Record]]) -> dict[str, Any
         "boxes": sum(len(record.boxes) for record in everything),
         "negatives": sum(not record.boxes for record in everything),
         "splits": {split: _count(members) for split, members in records.items()},
-        "set_aside": set_aside["set_aside"],
+        "categories": prepared["categories"],
+        "set_aside": prepared["set_aside"],
         "flagged": flagged,
         "priors": priors,
     }

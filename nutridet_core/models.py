@@ -21,7 +21,6 @@ from nutridet_core.prompts import Contract, set_resize
 from nutridet_core.store import MANIFEST, read_manifest
 
 Precision = Literal["nf4", "bf16", "float32"]
-_DTYPES: dict[Precision, torch.dtype] = {"nf4": torch.bfloat16, "bf16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """What a model of this precision computes in: float32 on a CPU, also where its weights are stored in fewer bits.
+
+    Most CPUs emulate bf16: 5 GFLOP/s a core against 35 in float32 on an EPYC with AVX2.
+    """
+    return torch.float32 if precision == "float32" or not torch.cuda.is_available() else torch.bfloat16
+
+
 def load_processor(source: Source, family: Family, contract: Contract) -> Any:
     """The processor with the contract's resize; prompts are left-padded for generation."""
     processor_class = getattr(transformers, family.processor_class)
@@ -74,7 +81,7 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
     model = model_class.from_pretrained(
         source.path,
         revision=source.revision,
-        dtype=_DTYPES[precision],
+        dtype=compute_dtype(precision),
         device_map={"": device()},
         quantization_config=nf4_config(family) if precision == "nf4" else None,
         use_safetensors=True,
@@ -105,7 +112,7 @@ def nf4_config(family: Family) -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute_dtype("nf4"),
         llm_int8_skip_modules=list(family.full_precision_modules),
     )
 

@@ -54,7 +54,7 @@ def line_reader() -> Callable[[Image.Image], list[Line]]:
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise SettingsError("the OCR peer needs rapidocr", remedy="pip install rapidocr onnxruntime.") from error
+        raise SettingsError("the OCR peer needs rapidocr", remedy="pip install 'nutridet[peers]'.") from error
     ocr = RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False})
 
     def read(photo: Image.Image) -> list[Line]:

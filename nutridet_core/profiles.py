@@ -80,6 +80,7 @@ TINY = Profile(
     score_batch_size=32,
     max_new_tokens=64,
     gradient_checkpointing=False,
+    max_epochs=3,
 )
 
 QWEN2_VL_7B = Profile(

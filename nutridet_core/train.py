@@ -30,7 +30,7 @@ from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import lora_pattern
-from nutridet_core.models import base_source, count_parameters, load_model, load_processor
+from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
@@ -174,7 +174,7 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> S
     torch.manual_seed(run.experiment.seed)
     profile = run.profile
     model = load_model(base_source(profile), profile.architecture, profile.training_precision, profile.contract)
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=_arguments(run),
         train_dataset=training_rows(run, processor),
@@ -183,6 +183,15 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> S
         peft_config=lora_config(run.experiment, profile),
         callbacks=[watch],
     )
+    _set_adapter_dtype(trainer.model, compute_dtype(profile.training_precision))
+    return trainer
+
+
+def _set_adapter_dtype(model: Any, dtype: torch.dtype) -> None:
+    """TRL puts the adapter of a 4-bit model into bf16 also where that is emulated."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def lora_config(experiment: Experiment, profile: Profile) -> LoraConfig:
@@ -210,7 +219,7 @@ def _arguments(run: TrainingRun) -> SFTConfig:
         seed=experiment.seed,
         completion_only_loss=experiment.mask_prompt,
         max_length=None,  # the default of 1024 would cut image tokens
-        bf16=profile.training_precision != "float32",
+        bf16=compute_dtype(profile.training_precision) is torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if profile.gradient_checkpointing else None,
         save_strategy="epoch",

@@ -1,7 +1,7 @@
 """Photos and boxes: from a source, through validation and splitting, to one sealed dataset.
 
-Belongs here: sources, the image loader, validation, deduplication, splits, the dataset artefact and
-its report. Does not belong here: prompts and model input (`prompts`), scoring (`scores`).
+Belongs here: sources, the image loader, validation, deduplication, splits, the dataset artefact.
+Does not belong here: prompts and model input (`prompts`), scoring (`scores`).
 
-Order of reading: `examples`, `sources`, `validate`, `split`, `dataset`, `report`.
+Order of reading: `examples`, `sources`, `validate`, `split`, `dataset`.
 """

@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 from nutridet_core.boxes import Box
 from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split, load_photo
 from nutridet_core.data.sources import open_source, source_signature
-from nutridet_core.data.split import Member, assign_splits, find_shared
+from nutridet_core.data.split import Member, assign_splits, check_shares, find_shared
 from nutridet_core.data.validate import accept
 from nutridet_core.errors import DataError
 from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
@@ -67,6 +67,11 @@ class DatasetSpec:
         sources = [source for source in (self.source, self.test_source) if source]
         return asdict(self) | {"signatures": [source_signature(source) for source in sources]}
 
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of selection and of test, as drawn from `source`."""
+        return self.selection_share, 0.0 if self.test_source else self.test_share
+
     def candidates(self) -> Iterator[Candidate]:
         """Everything that the sources have."""
         if self.test_source is None:
@@ -79,27 +84,16 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, *, log: Log = print) -> Man
     """Write the dataset of `spec` to `folder`, or keep the one that is there.
 
     Raises:
-        SettingsError: when the source is none.
+        SettingsError: when the source is none, or the shares leave nothing to train on.
         DataError: when an index is broken, or a split would be empty.
     """
+    check_shares(*spec.shares)
     config = spec.config
     if kept := reusable(folder, "dataset", config):
         log(f"dataset {kept.data_fingerprint} is there already")
         return kept
     with writing(folder) as draft:
-        photos = draft / "photos.arrow"
-        members, set_aside = _write_photos(spec.candidates(), photos, log)
-        test_share = 0.0 if spec.test_source else spec.test_share
-        assignment = assign_splits(members, spec.seed, spec.selection_share, test_share)
-        set_aside += assignment.set_aside
-        splits = _save_splits(Dataset.from_file(str(photos)), assignment.splits, draft, spec)
-        photos.unlink()
-        fingerprint = _fingerprint(splits)
-        facts = {
-            "set_aside": dict(sorted(Counter(rejection.reason.value for rejection in set_aside).items())),
-            "splits": {split: len(rows) for split, rows in splits.items()},
-        }
-        write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
+        fingerprint, facts = _write_dataset(spec, draft, log)
         log(f"dataset {fingerprint[:12]}: {facts['splits']}, set aside {facts['set_aside'] or 'none'}")
         return seal(
             draft, Manifest(kind="dataset", name=spec.source, data_fingerprint=fingerprint, config=config, facts=facts)
@@ -148,6 +142,26 @@ def check_splits(folder: Path) -> list[str]:
     return find_shared("barcode", barcodes) + find_shared("photo", pixels)
 
 
+def _write_dataset(spec: DatasetSpec, draft: Path, log: Log) -> tuple[str, dict[str, Any]]:
+    """Fingerprint and facts of what was written."""
+    photos = draft / "photos.arrow"
+    categories: Counter[str] = Counter()
+    members, set_aside = _write_photos(_counted(spec.candidates(), categories), photos, log)
+    assignment = assign_splits(members, spec.seed, *spec.shares)
+    set_aside += assignment.set_aside
+    reasons = Counter(rejection.reason.value for rejection in set_aside)
+    _check_filled(assignment.splits, spec, reasons)
+    splits = _save_splits(Dataset.from_file(str(photos)), assignment.splits, draft)
+    photos.unlink()
+    facts = {
+        "set_aside": dict(sorted(reasons.items())),
+        "splits": {split: len(rows) for split, rows in splits.items()},
+        "categories": dict(sorted(categories.items())),
+    }
+    write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
+    return _fingerprint(splits), facts
+
+
 def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tuple[list[Member], list[Rejection]]:
     """Validate every candidate and stream the good ones to an Arrow file."""
     members: list[Member] = []
@@ -164,20 +178,28 @@ def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tupl
     return members, set_aside
 
 
-def _save_splits(
-    rows: Dataset, assigned: Sequence[Split | None], draft: Path, spec: DatasetSpec
-) -> dict[Split, list[Record]]:
-    splits: dict[Split, list[Record]] = {}
+def _counted(candidates: Iterator[Candidate], categories: Counter[str]) -> Iterator[Candidate]:
+    """The same candidates; counts their annotations, those of photos that will be set aside included."""
+    for candidate in candidates:
+        categories.update(candidate.categories)
+        yield candidate
+
+
+def _check_filled(assigned: Sequence[Split | None], spec: DatasetSpec, reasons: Counter[str]) -> None:
     for split in SPLITS:
-        chosen = [index for index, given in enumerate(assigned) if given == split]
-        if not chosen:
+        if split not in assigned:
             raise DataError(
-                f"no photo for the split {split!r}",
-                where=spec.source,
+                f"no photo for the split {split!r} ({len(assigned)} valid ones, set aside: {dict(reasons) or 'none'})",
+                where=(split == "test" and spec.test_source) or spec.source,
                 field=split,
                 remedy="Give more photos, other shares, or a test_source.",
             )
-        part = rows.select(chosen)
+
+
+def _save_splits(rows: Dataset, assigned: Sequence[Split | None], draft: Path) -> dict[Split, list[Record]]:
+    splits: dict[Split, list[Record]] = {}
+    for split in SPLITS:
+        part = rows.select([index for index, given in enumerate(assigned) if given == split])
         part.save_to_disk(str(draft / split))
         splits[split] = [_to_record(row) for row in part.remove_columns("image")]
     return splits

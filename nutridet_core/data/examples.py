@@ -275,6 +275,4 @@ def _unreadable(problem: object, where: str) -> PhotoError:
 
 
 def _too_many_pixels(problem: str, where: str) -> PhotoError:
-    return PhotoError(
-        Reason.TOO_MANY_PIXELS, problem, where=where, field="size", remedy="Scale the photo down."
-    )
+    return PhotoError(Reason.TOO_MANY_PIXELS, problem, where=where, field="size", remedy="Scale the photo down.")

@@ -76,7 +76,8 @@ def assign_splits(members: Sequence[Member], seed: int, selection_share: float, 
         for member, split in zip(members, splits, strict=True)
         if split is None
     ]
-    return Assignment(tuple(splits), (*conflicts, *_drop_duplicates(members, splits)))
+    duplicates = _drop_duplicates(members, splits)
+    return Assignment(tuple(splits), (*conflicts, *duplicates))
 
 
 def hashed_split(barcode: str, seed: int, selection_share: float, test_share: float) -> Split:
@@ -133,7 +134,7 @@ def _drop_duplicates(members: Sequence[Member], splits: list[Split | None]) -> l
     """Set the split of photos whose pixels or id occurred before to None, in place."""
     seen: dict[tuple[Reason, str], str] = {}
     dropped: list[Rejection] = []
-    for position in _strictest_first(splits):
+    for position in _strictest_first(members, splits):
         member = members[position]
         keys = ((Reason.DUPLICATE_PIXELS, member.pixels_sha256), (Reason.DUPLICATE_ID, member.id))
         repeated = next((key for key in keys if key in seen), None)
@@ -145,9 +146,10 @@ def _drop_duplicates(members: Sequence[Member], splits: list[Split | None]) -> l
     return dropped
 
 
-def _strictest_first(splits: Sequence[Split | None]) -> list[int]:
-    """Positions of the photos that have a split, those of the test first."""
-    return [position for strict in _STRICTEST_FIRST for position, split in enumerate(splits) if split == strict]
+def _strictest_first(members: Sequence[Member], splits: Sequence[Split | None]) -> list[int]:
+    """Positions of the photos that have a split, those of the test first; by id, so that row order decides nothing."""
+    in_order = sorted(range(len(members)), key=lambda at: (members[at].id, members[at].pixels_sha256))
+    return [position for strict in _STRICTEST_FIRST for position in in_order if splits[position] == strict]
 
 
 def _set_aside(member: Member, reason: Reason, detail: str) -> Rejection:

@@ -148,9 +148,7 @@ def _encode(photo: Photo) -> bytes:
 
 
 def _flags(photo: Photo, boxes: Sequence[Box]) -> tuple[str, ...]:
-    tiny = any(
-        min(box.x1 - box.x0, box.y1 - box.y0) < TINY_SIDE or box.area < TINY_AREA for box in boxes
-    )
+    tiny = any(min(box.x1 - box.x0, box.y1 - box.y0) < TINY_SIDE or box.area < TINY_AREA for box in boxes)
     overlaps = np.triu(iou_matrix(boxes, boxes), k=1) if len(boxes) > 1 else np.zeros((1, 1))
     present = {TINY_BOX: tiny, REENCODED: not photo.untouched, OVERLAPPING_BOXES: overlaps.max() > OVERLAP}
     return tuple(flag for flag in FLAGS if present[flag])

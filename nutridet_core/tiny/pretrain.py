@@ -194,7 +194,8 @@ def batched_vision_attention(
     shape = (count, -1, self.num_heads, query.shape[-1])
     query, key, value = (part.reshape(shape).transpose(1, 2).to(value.dtype) for part in (query, key, value))
     mixed = functional.scaled_dot_product_attention(query, key, value)
-    return self.proj(mixed.transpose(1, 2).reshape(len(hidden_states), -1))
+    projected: torch.Tensor = self.proj(mixed.transpose(1, 2).reshape(len(hidden_states), -1))
+    return projected
 
 
 class Encoder:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ...boxes import Box
+from nutridet_core.boxes import Box
 
 
 @dataclass(frozen=True)

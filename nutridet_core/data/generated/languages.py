@@ -26,9 +26,7 @@ class Language:
     words: tuple[str, ...]
 
 
-def _language(
-    code: str, decimal: str, titles: str, per: str, nutrients: str, heads: str, words: str
-) -> Language:
+def _language(code: str, decimal: str, titles: str, per: str, nutrients: str, heads: str, words: str) -> Language:
     """A language from "/"-separated lists."""
     per_100, per_portion = per.split("/")
     ingredients, recipe = heads.split("/")
@@ -70,11 +68,9 @@ GERMAN = _language(
 FRENCH = _language(
     "fr",
     ",",
-    "Valeurs nutritionnelles/Informations nutritionnelles/Déclaration nutritionnelle/"
-    "Valeurs nutritionnelles moyennes",
+    "Valeurs nutritionnelles/Informations nutritionnelles/Déclaration nutritionnelle/Valeurs nutritionnelles moyennes",
     "pour 100 g/par portion",
-    "Énergie/Matières grasses/dont acides gras saturés/Glucides/dont sucres/Fibres alimentaires/"
-    "Protéines/Sel",
+    "Énergie/Matières grasses/dont acides gras saturés/Glucides/dont sucres/Fibres alimentaires/Protéines/Sel",
     "Ingrédients :/Préparation",
     "sucre farine de blé eau sel huile de palme pâte de cacao lait écrémé poudre lactosérum émulsifiant "
     "lécithine peut contenir des traces à conserver au sec et frais à consommer avant voir couvercle "

@@ -49,14 +49,18 @@ def _paragraph(heading: str, words: list[str], width: float, ink: Ink, face: str
 
 
 def ingredients(rng: Random, ink: Ink) -> Panel:
+    """A list of ingredients, some with their share."""
     language = rng.choice(LANGUAGES)
-    words = []
-    for word in rng.choices(language.words, k=rng.randint(10, 30)):
-        words.append(word + rng.choice((",", ",", "", f" {rng.randint(1, 60)}%,")))
+    words = [
+        word + rng.choice((",", ",", "", f" {rng.randint(1, 60)}%,"))
+        for word in rng.choices(language.words, k=rng.randint(10, 30))
+    ]
     return _paragraph(language.ingredients_heading, words, rng.uniform(12, 26), ink)
 
 
 def text_block(rng: Random, ink: Ink) -> Panel:
+    """A paragraph without a heading."""
+    """Running text without a heading."""
     words = rng.choices(rng.choice(LANGUAGES).words, k=rng.randint(8, 34))
     return _paragraph("", words, rng.uniform(9, 24), ink, rng.choice((REGULAR, OBLIQUE, SERIF)))
 
@@ -157,24 +161,22 @@ def price_tag(rng: Random, ink: Ink) -> Panel:
 def size_table(rng: Random, ink: Ink) -> Panel:
     """A feeding or clothing size table: a grid of numbers without nutrients."""
     if rng.random() < 0.5:
-        rows = [["kg", "1-2 months", "3-6 months", "adult"]]
-        for weight in range(2, 2 + rng.randint(3, 7)):
-            rows.append(
-                [f"{weight} kg", *(str(weight * per_kg + rng.randint(0, 9)) for per_kg in (22, 17, 12))]
-            )
-        return grid(rows, "Feeding guide (g/day)", ink, draw_grid_style(rng))
-    rows = [["Size", "EU", "UK", "cm"]]
-    for i, name in enumerate(("XS", "S", "M", "L", "XL", "XXL")[: rng.randint(3, 6)]):
-        rows.append([name, str(34 + 2 * i), str(6 + 2 * i), str(76 + 6 * i)])
-    return grid(rows, "Size table", ink, draw_grid_style(rng))
+        rows = [
+            [f"{weight} kg", *(str(weight * per_kg + rng.randint(0, 9)) for per_kg in (22, 17, 12))]
+            for weight in range(2, 2 + rng.randint(3, 7))
+        ]
+        head = ["kg", "1-2 months", "3-6 months", "adult"]
+        return grid([head, *rows], "Feeding guide (g/day)", ink, draw_grid_style(rng))
+    names = ("XS", "S", "M", "L", "XL", "XXL")[: rng.randint(3, 6)]
+    sizes = [[name, str(34 + 2 * i), str(6 + 2 * i), str(76 + 6 * i)] for i, name in enumerate(names)]
+    return grid([["Size", "EU", "UK", "cm"], *sizes], "Size table", ink, draw_grid_style(rng))
 
 
 def opening_hours(rng: Random, ink: Ink) -> Panel:
     """Days and times."""
-    rows = [["", "Open"]]
-    for day in ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[: rng.randint(4, 7)]:
-        rows.append([day, f"{rng.randint(7, 10)}:00 - {rng.randint(16, 22)}:{rng.choice(('00', '30'))}"])
-    return grid(rows, "Opening hours", ink, draw_grid_style(rng))
+    days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[: rng.randint(4, 7)]
+    rows = [[day, f"{rng.randint(7, 10)}:00 - {rng.randint(16, 22)}:{rng.choice(('00', '30'))}"] for day in days]
+    return grid([["", "Open"], *rows], "Opening hours", ink, draw_grid_style(rng))
 
 
 def receipt(rng: Random, ink: Ink) -> Panel:

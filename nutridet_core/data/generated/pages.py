@@ -10,7 +10,8 @@ from random import Random
 
 from PIL import Image, ImageFilter
 
-from ...boxes import Box
+from nutridet_core.boxes import Box
+
 from .camera import Camera, Pose, Rect, clip, visible_share
 from .drawing import Drawing
 from .effects import light, noise

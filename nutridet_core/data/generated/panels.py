@@ -120,7 +120,7 @@ def wrap(words: list[str], width: float, face: str = REGULAR) -> Iterator[str]:
 def _word_mask(word: str, face: str, size_index: int) -> tuple[Image.Image, int]:
     """Coverage of one word and the offset of its top from the vertical middle."""
     font = _font(face, _SIZE_STEP**size_index)
-    x0, y0, x1, y1 = (round(v) for v in font.getbbox(word, anchor="lm"))
+    _, y0, x1, y1 = (round(v) for v in font.getbbox(word, anchor="lm"))
     mask = Image.new("L", (max(1, x1), max(1, y1 - y0)))
     ImageDraw.Draw(mask).text((0, -y0), word, fill=255, font=font, anchor="lm")
     return mask, y0

@@ -12,7 +12,8 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from ...boxes import Box
+from nutridet_core.boxes import Box
+
 from .backgrounds import draw_background
 from .camera import Camera, Pose, Rect, clip, draw_pose, outline, visible_share
 from .drawing import Drawing

@@ -36,11 +36,9 @@ def open_source(spec: str) -> Iterator[Candidate]:
         SettingsError: at once, when the string names no source.
         DataError: at once or later, when the source's index is missing or broken.
     """
-    if spec == "hub" or spec.startswith("hub@"):
-        return read_hub(spec.partition("@")[2])
-    kind, _, rest = spec.partition(":")
-    if not rest or kind not in ("generated", "hub", "coco", "imagefolder"):
-        raise SettingsError(f"{spec!r} names no photo source", field="source", remedy=f"Use {FORMS}.")
+    kind, rest = _parse(spec)
+    if kind == "hub@":
+        return read_hub(rest)
     if kind == "generated":
         return read_generated(rest)
     if kind == "hub":
@@ -53,13 +51,28 @@ def source_signature(spec: str) -> str | None:
 
     A folder: names, sizes and times of its files. Drawn photos: the code that draws them. A pinned
     commit cannot change, so it has none.
+
+    Raises:
+        SettingsError: when the string names no source.
+        DataError: when its folder does not exist.
     """
-    kind, _, rest = spec.partition(":")
+    kind, rest = _parse(spec)
+    if kind == "hub@":
+        return None
     if kind == "generated":
         code = sorted((Path(__file__).parents[1] / "generated").glob("*.py"))
         return digest([[path.name, file_sha256(path)] for path in code])
-    if not rest:
-        return None
-    folder = to_folder(rest)
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files])
+    path = to_folder(rest)
+    folder = path.parent if kind == "coco" and path.is_file() else path  # photos lie beside their JSON
+    files = [folder] if folder.is_file() else sorted(file for file in folder.rglob("*") if file.is_file())
+    return digest([[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files])
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """Kind and the rest; the pinned hub has the kind `hub@`."""
+    if spec == "hub" or spec.startswith("hub@"):
+        return "hub@", spec.partition("@")[2]
+    kind, _, rest = spec.partition(":")
+    if not rest or kind not in ("generated", "hub", "coco", "imagefolder"):
+        raise SettingsError(f"{spec!r} names no photo source", field="source", remedy=f"Use {FORMS}.")
+    return kind, rest

@@ -34,8 +34,7 @@ def read_coco(path: Path) -> Iterator[Candidate]:
     annotations = _read_annotations(content, names, index)
     images = get_field(content, "images", list, str(index))
     candidates = [
-        _to_candidate(row, index, f"{index} images[{number}]", names, annotations)
-        for number, row in enumerate(images)
+        _to_candidate(row, index, f"{index} images[{number}]", names, annotations) for number, row in enumerate(images)
     ]
     _check_references({row["id"] for row in images}, len(images), annotations, index)
     return iter(candidates)
@@ -113,9 +112,7 @@ def _claimed_size(row: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return get_field(row, "width", int, where), get_field(row, "height", int, where)
 
 
-def _check_references(
-    ids: set[int | str], count: int, annotations: Mapping[int | str, object], index: Path
-) -> None:
+def _check_references(ids: set[int | str], count: int, annotations: Mapping[int | str, object], index: Path) -> None:
     if len(ids) != count:
         raise DataError(
             "two images share an id", where=index, field="images[].id", remedy="Give every image its own id."

@@ -21,7 +21,7 @@ from nutridet_core.errors import DataError, SettingsError
 
 REPO = "openfoodfacts/nutrition-table-detection"
 _COLUMNS = ("image_id", "image", "width", "height", "meta", "objects")
-_OBJECT_FIELDS = ("bbox", "category_name")
+_FIELDS = ("image.bytes", "meta.barcode", "objects.bbox", "objects.category_name")
 _BATCH_ROWS = 16
 _REMEDY = f"The schema is that of {REPO}: {', '.join(_COLUMNS)}."
 
@@ -44,7 +44,9 @@ def read_hub(revision: str) -> Iterator[Candidate]:
 
 
 def read_parquet(path: Path) -> Iterator[Candidate]:
-    """Candidates of one parquet file or of all below a folder; `val*` and `test*` files are the test split.
+    """Candidates of one parquet file or of all below a folder.
+
+    Files that are named `val*` or `test*`, or lie in a folder of that name, are the test split.
 
     Raises:
         DataError: at once when there is no parquet file or one lacks a column.
@@ -54,7 +56,7 @@ def read_parquet(path: Path) -> Iterator[Candidate]:
         raise DataError("holds no parquet file", where=path, field="source", remedy=_REMEDY)
     for file in files:
         _check_schema(file)
-    return (candidate for file in files for candidate in _read_file(file))
+    return (candidate for file in files for candidate in _read_file(file, _split_of(file, path)))
 
 
 def _download(revision: str) -> Path:
@@ -80,16 +82,14 @@ def _check_schema(file: Path) -> None:
         raise DataError(
             f"is no readable parquet file ({error})", where=file, field="footer", remedy="Fetch it again."
         ) from error
-    missing = [name for name in _COLUMNS if name not in schema.names]
-    if not missing:
-        objects = schema.field("objects").type
-        present = {field.name for field in objects} if pa.types.is_struct(objects) else set()
-        missing = [f"objects.{name}" for name in _OBJECT_FIELDS if name not in present]
+    structs = [column for column in schema if pa.types.is_struct(column.type)]
+    present = {*schema.names, *(f"{column.name}.{field.name}" for column in structs for field in column.type)}
+    missing = [name for name in (*_COLUMNS, *_FIELDS) if name not in present]
     if missing:
         raise DataError("column is missing", where=file, field=missing[0], remedy=_REMEDY)
 
 
-def _read_file(file: Path) -> Iterator[Candidate]:
+def _read_file(file: Path, split: Split | None) -> Iterator[Candidate]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def _read_file(file: Path) -> Iterator[Candidate]:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
                 for row in batch.to_pylist():
-                    yield _to_candidate(row, _split_of(file), f"{file} row {number}")
+                    yield _to_candidate(row, split, f"{file} row {number}")
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -106,8 +106,11 @@ def _read_file(file: Path) -> Iterator[Candidate]:
         ) from error
 
 
-def _split_of(file: Path) -> Split | None:
-    return "test" if file.name.startswith(("val", "test")) else None
+def _split_of(file: Path, root: Path) -> Split | None:
+    """Test for `data/val-00000-of-00001.parquet`, and for `val/0000.parquet` as in the hub's converted branch."""
+    folders = file.relative_to(root).parts[:-1]
+    held_out = file.name.startswith(("val", "test")) or not {"val", "validation", "test"}.isdisjoint(folders)
+    return "test" if held_out else None
 
 
 def _to_candidate(row: Mapping[str, Any], split: Split | None, where: str) -> Candidate:

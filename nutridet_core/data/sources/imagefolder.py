@@ -30,9 +30,7 @@ def read_imagefolder(folder: Path) -> Iterator[Candidate]:
     """
     index = folder / INDEX
     if not index.is_file():
-        raise DataError(
-            "does not exist", where=index, field=INDEX, remedy="Write one JSON object per photo into it."
-        )
+        raise DataError("does not exist", where=index, field=INDEX, remedy="Write one JSON object per photo into it.")
     return _read_lines(folder, index)
 
 

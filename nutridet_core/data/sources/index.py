@@ -49,7 +49,7 @@ def get_split(row: Mapping[str, Any], where: str) -> Split | None:
         return None
     if value not in SPLITS:
         raise DataError(f"is {value!r}", where=where, field="split", remedy=f"Use one of {', '.join(SPLITS)}.")
-    return cast(Split, value)
+    return cast("Split", value)
 
 
 def get_barcode(row: Mapping[str, Any], fallback: str) -> str:
