@@ -82,8 +82,10 @@ def plot_distributions(records: dict[Split, list[Record]]) -> Figure:
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 2).flat
     for panel, (title, values) in zip(panels, _distributions(records).items(), strict=True):
-        labels = [f"{split}, n = {len(numbers)}" for split, numbers in values.items()]
-        panel.hist(list(values.values()), bins=12, density=True, label=labels, color=list(_SPLIT_COLOURS.values()))
+        drawn = {split: numbers for split, numbers in values.items() if numbers}  # none: no density
+        labels = [f"{split}, n = {len(numbers)}" for split, numbers in drawn.items()]
+        colours = [_SPLIT_COLOURS[split] for split in drawn]
+        panel.hist(list(drawn.values()), bins=12, density=True, label=labels, color=colours)
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_yticks([])
         panel.legend(fontsize=8, frameon=False)

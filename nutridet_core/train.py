@@ -30,6 +30,7 @@ from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import lora_pattern
+from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
@@ -70,12 +71,14 @@ def train(
     log: Callable[[str], None] = print,
     on_metrics: Callable[[dict[str, float], int], None] = lambda metrics, step: None,
     mlflow_run_id: str | None = None,
+    features: FeatureStore | None = None,
 ) -> Manifest:
     """Train one experiment, or finish training it, and seal its folder.
 
     Args:
         log: gets a line of progress at least every few seconds.
         on_metrics: gets (metrics, step) whenever the trainer logs.
+        features: vision features of earlier trainings in this process; used where the vision tower is frozen.
 
     Raises:
         AuditError: before the first step, when labels or modules are not what the experiment says.
@@ -89,6 +92,8 @@ def train(
     processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
     watch = Watch(run, prompt_text(run.profile.contract, processor), log, on_metrics)
     trainer = build_trainer(run, processor, watch)
+    if "vision" not in run.experiment.towers:
+        cache_features(trainer.model, run.profile.architecture, features or FeatureStore())
     audits = [audit_modules(trainer.model, run.profile.architecture, run.experiment.towers).require()]
     audits.append(_audit_first_rows(trainer, run, processor).require())
     for audit in audits:

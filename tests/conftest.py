@@ -12,7 +12,7 @@ import pytest
 from nutridet_core.experiments import EXPERIMENTS, Experiment
 from nutridet_core.profiles import TINY, Profile
 
-PROFILE: Profile = replace(TINY, train_batch_size=4)
+PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
 
 

@@ -20,16 +20,24 @@ CHOICE = "choice.json"
 
 def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
     """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
+    from nutridet_core.features import FeatureStore
     from nutridet_core.train import TrainingRun, train
 
-    manifests = []
+    manifests, features = [], FeatureStore()
     for name in names:
         run = TrainingRun(
             context.experiment(name), context.profile, context.layout.dataset, context.layout.adapter(name)
         )
         run_id = context.open_run(name, run.config, stage="training")
         with context.tracker.step(run_id):
-            manifests.append(train(run, log=context.log, on_metrics=_to_mlflow(context, run_id), mlflow_run_id=run_id))
+            manifest = train(
+                run,
+                log=context.log,
+                on_metrics=_to_mlflow(context, run_id),
+                mlflow_run_id=run_id,
+                features=features,
+            )
+            manifests.append(manifest)
     return manifests
 
 
@@ -100,9 +108,10 @@ def _checkpoints(context: Context, name: str) -> list[Path]:
 
 def _base_with(context: Context) -> Callable[[Path], tuple[Any, Any]]:
     """A function that dresses one base model in an adapter; the base is loaded when it is first called."""
+    from nutridet_core.features import FeatureStore, cache_features
     from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
 
-    profile = context.profile
+    profile, features = context.profile, FeatureStore()
     source, family, contract = base_source(profile), profile.architecture, profile.contract
 
     @cache
@@ -117,6 +126,7 @@ def _base_with(context: Context) -> Callable[[Path], tuple[Any, Any]]:
             context.log(f"loading {profile.base_model} in {profile.scoring_precision}")
             model = load_model(source, family, profile.scoring_precision, contract)
         model = attach_adapter(model, adapter, contract)
+        cache_features(model.requires_grad_(False), family, features)
         return model, processor()
 
     return wear

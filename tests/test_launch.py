@@ -1,0 +1,114 @@
+"""The worker process: what it reports arrives, and nothing of it is left behind however it ends.
+
+No postponed annotations: Dagster wants the annotation of `context` as a type.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from nutridet_assets.launch import Report, launch, running
+
+_REPORTING = """
+from nutridet_assets.worker import work
+from nutridet_core.errors import {error}
+def job():
+    {body}
+raise SystemExit(work(job))
+"""
+_WITH_A_CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").write(f"{child.pid} {os.getpid()}")
+time.sleep(600)
+"""
+
+
+def _launch(*arguments: str, **options: Any) -> Report:
+    reports = []
+
+    @dg.asset
+    def worked(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        reports.append(launch(context, [sys.executable, *arguments], **options))
+        return dg.MaterializeResult()
+
+    assert dg.materialize([worked], instance=dg.DagsterInstance.ephemeral()).success
+    return reports[0]
+
+
+def _job(body: str, error: str = "NutridetError") -> Report:
+    return _launch("-c", _REPORTING.format(body=body, error=error))
+
+
+def test_a_result_comes_back() -> None:
+    report = _job("return {'photos': 3, 'nested': {'long': 'x' * 9000}}")
+    assert report.exit_code == 0
+    (message,) = report.messages
+    assert message["result"]["photos"] == 3
+    assert len(message["result"]["nested"]["long"]) == 500, "messages stay small"
+
+
+def test_an_error_of_the_project_is_reported_and_not_a_traceback() -> None:
+    report = _job("raise NutridetError('is missing', where='a.json', remedy='Write it.')")
+    assert report.exit_code == 1
+    assert report.messages[0]["error"] == "a.json: is missing. Write it."
+
+
+def test_a_failed_audit_brings_its_evidence() -> None:
+    report = _job("raise AuditError('label_audit: pads in the loss', evidence={'row': 0})", "AuditError")
+    assert report.exit_code == 1
+    assert report.messages[0] == {"failed_audits": {"row": 0}, "text": "label_audit: pads in the loss"}
+
+
+def test_a_killed_worker_is_named_as_such() -> None:
+    report = _launch("-c", "import os, signal; print('last words', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    assert report.ending.startswith("was killed by SIGKILL")
+    assert "last words" in report.tail
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_an_ended_worker_leaves_no_child(tmp_path: Path, deaf: bool) -> None:
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if deaf else ""
+    pids = tmp_path / "pids"
+    command = [sys.executable, "-c", ignore + _WITH_A_CHILD, str(pids)]
+    with running(command, os.environ, grace_seconds=0.5):
+        _until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
+    for pid in map(int, pids.read_text().split()):
+        _until(lambda pid=pid: _gone(pid))  # type: ignore[misc]
+
+
+def test_a_worker_ends_with_its_launcher(tmp_path: Path) -> None:
+    """Also when the launcher was killed and could not say so."""
+    pid_file = tmp_path / "pid"
+    worker = (
+        "import os, time\nfrom nutridet_assets.worker import follow_launcher\nfollow_launcher()\n"
+        f"open({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    launcher = (
+        "import os, subprocess, sys, time\nos.environ['NUTRIDET_LAUNCHER_PID'] = str(os.getpid())\n"
+        f"subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True)\ntime.sleep(600)"
+    )
+    with running([sys.executable, "-c", launcher], os.environ, grace_seconds=1) as process:
+        _until(lambda: pid_file.is_file() and pid_file.read_text() != "")
+        process.send_signal(signal.SIGKILL)
+        _until(lambda: _gone(int(pid_file.read_text())))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """pytest's own timeout ends what never becomes true."""
+    while not condition():
+        time.sleep(0.05)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
