@@ -10,8 +10,15 @@ demo: install  ## the whole pipeline on generated photos, with the embedded mode
 	$(BIN)/python -m nutridet_assets.materialize
 	@echo
 	@echo "Photo, leaderboard and curves: $(NUTRIDET_HOME)/artifacts/tiny/leaderboard/report.html"
-	@echo "Asset graph:  DAGSTER_HOME=$$PWD/$(NUTRIDET_HOME)/dagster $(BIN)/dagster dev -w workspace.yaml"
-	@echo "Runs, models: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db"
+	@echo "Asset graph, runs and models: make up, or separately:"
+	@echo "  DAGSTER_HOME=$$PWD/$(NUTRIDET_HOME)/dagster $(BIN)/dagster dev -w workspace.yaml"
+	@echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db"
+
+# Both on loopback: neither has a login. The first to end, or Ctrl-C, ends the other.
+up: install  ## Dagster on 127.0.0.1:3000 and MLflow on 127.0.0.1:5000
+	DAGSTER_HOME=$$($(BIN)/python -m nutridet_assets.home) && export DAGSTER_HOME && trap 'kill 0' EXIT INT TERM; \
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db --host 127.0.0.1 & \
+	$(BIN)/dagster dev --host 127.0.0.1 -w workspace.yaml
 
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
@@ -188,6 +188,7 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> S
         peft_config=lora_config(run.experiment, profile),
         callbacks=[watch],
     )
+    trainer.remove_callback(PrinterCallback)  # `watch` says it with speed and time left
     _set_adapter_dtype(trainer.model, compute_dtype(profile.training_precision))
     return trainer
 

@@ -75,6 +75,7 @@ def rows(count: int = 12) -> list[Row]:
 
 
 def undemanding(listed: Sequence[Row]) -> list[Row]:
+    """The same photos, no split demanded."""
     return [replace(row, split=None) for row in listed]
 
 

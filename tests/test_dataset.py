@@ -39,6 +39,7 @@ from tests.photo_files import (
     huge_png,
     picture,
     rows,
+    undemanding,
     write_coco,
     write_hub,
     write_imagefolder,
@@ -167,10 +168,11 @@ BAD: dict[Reason, Row] = {
 }
 
 
-def test_bad_photos_are_set_aside_named_and_counted_in_the_report(tmp_path: Path) -> None:
-    facts = reported(tmp_path, [*GOOD, *BAD.values()])
-    assert facts["set_aside"] == dict.fromkeys(sorted(reason.value for reason in BAD), 1)
-    assert facts["photos"] == len(GOOD)
+def test_bad_photos_are_set_aside_and_named(tmp_path: Path) -> None:
+    _, clean = prepared(tmp_path, GOOD)
+    _, manifest = prepared(tmp_path, [*GOOD, *BAD.values()])
+    assert manifest.data_fingerprint == clean.data_fingerprint
+    assert manifest.facts["set_aside"] == dict.fromkeys(sorted(reason.value for reason in BAD), 1)
     aside = json.loads((tmp_path / "dataset" / SET_ASIDE).read_text())["photos"]
     assert {entry["id"]: entry["reason"] for entry in aside} == {row.name: reason.value for reason, row in BAD.items()}
     for entry in aside:
@@ -316,7 +318,7 @@ def test_a_change_is_noticed(tmp_path: Path, change: str) -> None:
 
 
 def test_more_photos_move_none_of_those_there_were(tmp_path: Path) -> None:
-    listed = [replace(row, split=None) for row in rows(40)]
+    listed = undemanding(rows(40))
     shares = {"selection_share": 0.3, "test_share": 0.3}
     before, _ = prepared(tmp_path / "few", listed[20:], **shares)
     after, _ = prepared(tmp_path / "many", listed, **shares)
@@ -359,9 +361,11 @@ def test_training_photos_without_any_box_are_an_error(tmp_path: Path) -> None:
 
 
 def test_the_report_is_reused_and_follows_what_was_set_aside(tmp_path: Path) -> None:
-    folder, manifest = prepared(tmp_path, rows(6))
-    first = report_dataset(folder, tmp_path / "report", log=silent)
-    assert report_dataset(folder, tmp_path / "report", log=silent) == first
-    _, again = prepared(tmp_path, [*rows(6), BAD[Reason.UNREADABLE]])
-    assert again.data_fingerprint == manifest.data_fingerprint
-    assert report_dataset(folder, tmp_path / "report", log=silent).facts["set_aside"] == {"unreadable": 1}
+    report = tmp_path / "report"
+    assert reported(tmp_path, GOOD)["set_aside"] == {}
+    written = (report / REPORT).stat()
+    report_dataset(tmp_path / "dataset", report, log=silent)
+    assert (report / REPORT).stat() == written
+    facts = reported(tmp_path, [*GOOD, *BAD.values()])
+    assert facts["set_aside"] == dict.fromkeys(sorted(reason.value for reason in BAD), 1)
+    assert facts["photos"] == len(GOOD)

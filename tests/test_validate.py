@@ -256,6 +256,7 @@ def test_a_turned_jpeg_is_stored_upright() -> None:
     assert example.flags == ("reencoded",)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_an_unreadable_exif_block_costs_nothing() -> None:
     example = kept(image=encode(picture(1), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"))
     assert example.open().size == (WIDTH, HEIGHT)
