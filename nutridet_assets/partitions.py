@@ -15,6 +15,7 @@ from nutridet_core.settings import Settings
 from nutridet_core.store import MANIFEST
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_policy.*")
+warnings.filterwarnings("ignore", category=dg.PreviewWarning, message=".*expected_writer_count.*")  # Dagster's own use
 
 experiments = dg.StaticPartitionsDefinition(list(Settings().all_experiments))
 one_run = dg.BackfillPolicy.single_run()

@@ -24,6 +24,12 @@ from nutridet_core.errors import SettingsError
 from nutridet_core.families import TOWERS, Tower
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
+_TAKEN = re.compile(r"baseline|peer|leaderboard|merged|fp8|prior-.*|release-.*")
+"""Names that scores and leaderboards give to what is no experiment."""
+_RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 4096), "alpha": (1, 65536), "epochs": (1, 10_000), "dropout": (0, 0.99), "learning_rate": (1e-12, 10),
+    "warmup_share": (0, 0.99), "weight_decay": (0, 10), "max_grad_norm": (1e-6, 1e6), "seed": (0, 2**32 - 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Experiment:
             raise SettingsError(
                 f"{self.name!r} is not a name", field="name", remedy="Use a-z, 0-9, - and _, at most 41 characters."
             )
+        if _TAKEN.fullmatch(self.name):
+            raise SettingsError(f"{self.name!r} is no experiment's name", field="name", remedy="Choose another one.")
         if not self.towers or not self.towers <= set(TOWERS):
             raise SettingsError(
                 f"towers are {sorted(self.towers)}",
@@ -60,9 +68,10 @@ class Experiment:
                 field="towers",
                 remedy=f"Use one or more of {TOWERS}.",
             )
-        for field in ("rank", "alpha", "epochs", "learning_rate", "max_grad_norm"):
-            if getattr(self, field) <= 0:
-                raise SettingsError("must be positive", where=self.name, field=field)
+        for field, (low, high) in _RANGES.items():
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise SettingsError(f"is {value}", where=self.name, field=field, remedy=f"Use {low:g} to {high:g}.")
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -91,8 +100,8 @@ def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError("no such file", where=path, remedy="Correct NUTRIDET_EXPERIMENTS.") from error
+    except OSError as error:
+        raise SettingsError(f"{error.strerror}", where=path, remedy="Correct NUTRIDET_EXPERIMENTS.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"is not TOML: {error}", where=path) from error
 
@@ -112,7 +121,11 @@ def _from_table(name: str, table: object, where: Path | None) -> Experiment:
     values = {"summary": name, "mask_prompt": True, "towers": ["language"], **table}
     for key, value in values.items():
         _require_type(value, known[key].type, where, f"{name}.{key}")
-    return Experiment(**{**values, "name": name, "towers": frozenset(values["towers"])})
+    try:
+        return Experiment(**{**values, "name": name, "towers": frozenset(values["towers"])})
+    except SettingsError as error:
+        field = error.field if error.field == "name" else f"{name}.{error.field}"
+        raise SettingsError(error.problem, where=where, field=field, remedy=error.remedy) from error
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
@@ -121,5 +134,6 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (i
 def _require_type(value: object, declared: object, where: Path | None, field: str) -> None:
     """TOML has types of its own; `epochs = "7"` should fail here and not inside a trainer."""
     accepted = _TYPES.get(str(declared), (list,))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+    strings = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted) or not strings:
         raise SettingsError(f"is {value!r}", where=where, field=field, remedy=f"Write a {accepted[-1].__name__}.")

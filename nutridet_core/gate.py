@@ -16,7 +16,7 @@ from nutridet_core.data.dataset import check_boxes, check_splits
 from nutridet_core.errors import AuditError
 from nutridet_core.evaluate import load_scores
 from nutridet_core.layout import Layout
-from nutridet_core.store import Manifest, read_manifest
+from nutridet_core.store import Manifest, digest, read_manifest
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "adapter": ("label_audit", "module_audit", "gradient_audit"),
@@ -69,6 +69,7 @@ def experiment_audits(layout: Layout, experiment: str) -> list[Audit]:
 def release_audits(layout: Layout, release: str, experiment: str) -> list[Audit]:
     """Everything that must hold before a release may be registered."""
     return [
+        audit_same_release(layout, release, experiment),
         *dataset_audits(layout.dataset),
         *adapter_audits(layout, experiment),
         *checkpoint_audits(layout, experiment),
@@ -78,6 +79,24 @@ def release_audits(layout: Layout, release: str, experiment: str) -> list[Audit]
         *recorded_audits("fp8_model", [layout.fp8(release)]),
         *recorded_audits("release_scores", [layout.release_report]),
     ]
+
+
+def audit_same_release(layout: Layout, release: str, experiment: str) -> Audit:
+    """What was audited is what would be registered: one checkpoint, its weights, its scores, today's dataset.
+
+    Every verb may run alone, so each folder can hold what an earlier run made of something else.
+    """
+    folders = _folders(layout, release, experiment)
+    sealed = {name: read_manifest(folder, verify=False) for name, folder in folders.items()}
+    scored = digest(load_scores(folders["scores"]).to_dict())
+    bonds = [
+        *_bonds(sealed, release),
+        ("leaderboard", "winner", sealed["leaderboard"].facts.get("winner") == experiment),
+        ("leaderboard", "scoring", sealed["leaderboard"].config.get("rows", {}).get(experiment) == scored),
+    ]
+    problems = [f"{name} is of another {thing}" for name, thing, holds in bonds if not holds]
+    summary = "; ".join(problems) or f"every artefact is of release {release}"
+    return Audit("same_release", not problems, summary, {name: found.digest for name, found in sealed.items()})
 
 
 def require(audits: Sequence[Audit]) -> None:
@@ -93,6 +112,31 @@ def require(audits: Sequence[Audit]) -> None:
             evidence={audit.name: audit.evidence for audit in failed},
             remedy="The gate stays shut until these pass.",
         )
+
+
+def _folders(layout: Layout, release: str, experiment: str) -> dict[str, Path]:
+    return {
+        "dataset": layout.dataset,
+        "adapter": layout.adapter(experiment),
+        "scores": layout.scores(experiment, "test"),
+        "leaderboard": layout.leaderboard,
+        "merged": layout.merged(release),
+        "fp8": layout.fp8(release),
+        "parity": layout.release_report,
+    }
+
+
+def _bonds(sealed: dict[str, Manifest], release: str) -> list[tuple[str, str, bool]]:
+    """(what, of which thing, whether it is the right one)."""
+    merged, fp8, parity = sealed["merged"], sealed["fp8"], sealed["parity"].config
+    checkpoint, fingerprint = merged.config.get("adapter"), sealed["dataset"].data_fingerprint
+    return [
+        *((name, "dataset", manifest.data_fingerprint == fingerprint) for name, manifest in sealed.items()),
+        ("merged", "checkpoint", str(checkpoint).startswith(release)),
+        ("scores", "checkpoint", sealed["scores"].config.get("weights") == checkpoint),
+        ("fp8", "merged model", fp8.config.get("merged") == merged.digest),
+        ("parity", "release", (parity.get("merged"), parity.get("fp8")) == (merged.digest, fp8.digest)),
+    ]
 
 
 def _worst(name: str, manifests: Sequence[Manifest]) -> Audit:

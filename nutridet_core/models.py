@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
 from nutridet_core.errors import ArtifactError, AuditError
-from nutridet_core.families import Family
+from nutridet_core.experiments import Experiment
+from nutridet_core.families import Family, lora_pattern
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, set_resize
 from nutridet_core.store import MANIFEST, read_manifest
@@ -35,6 +37,20 @@ class Source:
         """The folder, when it is one."""
         return Path(self.path) if Path(self.path).is_dir() else None
 
+    def require_pinned(self) -> Source:
+        """Itself.
+
+        Raises:
+            ArtifactError: when it is no folder and has no commit: whatever the hub serves today would be loaded.
+        """
+        if self.folder is None and not self.revision:
+            raise ArtifactError(
+                "no such folder, and a hub model needs a revision",
+                where=self.path,
+                remedy="Correct the path, or pin a commit in the profile.",
+            )
+        return self
+
 
 def base_source(profile: Profile) -> Source:
     """The base model of a profile.
@@ -42,10 +58,7 @@ def base_source(profile: Profile) -> Source:
     Raises:
         ArtifactError: when a hub id has no pinned commit.
     """
-    source = Source(profile.base_model, profile.revision)
-    if source.folder is None and not source.revision:
-        raise ArtifactError("hub model without a revision", where=source.path, remedy="Pin a commit in the profile.")
-    return source
+    return Source(profile.base_model, profile.revision).require_pinned()
 
 
 def device() -> torch.device:
@@ -63,6 +76,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 def load_processor(source: Source, family: Family, contract: Contract) -> Any:
     """The processor with the contract's resize; prompts are left-padded for generation."""
+    source.require_pinned()
     processor_class = getattr(transformers, family.processor_class)
     processor = processor_class.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     processor.tokenizer.padding_side = "left"
@@ -75,6 +89,7 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
 
     A folder with a manifest is held to it: every file hashed, and its contract compared.
     """
+    source.require_pinned()
     if source.folder is not None and (source.folder / MANIFEST).is_file():
         contract.require(read_manifest(source.folder), source.folder)
     model_class = getattr(transformers, family.model_class)
@@ -114,6 +129,17 @@ def nf4_config(family: Family) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype("nf4"),
         llm_int8_skip_modules=list(family.full_precision_modules),
+    )
+
+
+def lora_config(experiment: Experiment, profile: Profile) -> LoraConfig:
+    """LoRA on exactly the experiment's towers; a string, since PEFT reads no pattern from a list."""
+    return LoraConfig(
+        r=experiment.rank,
+        lora_alpha=experiment.alpha,
+        lora_dropout=experiment.dropout,
+        target_modules=lora_pattern(profile.architecture, experiment.towers),
+        task_type="CAUSAL_LM",
     )
 
 

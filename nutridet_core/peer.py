@@ -21,10 +21,10 @@ from nutridet_core.boxes import Box
 from nutridet_core.errors import SettingsError
 
 _ANCHOR = re.compile(
-    r"nutri|nährwert|voedingswaarde|valor(es|i) n|wartość|näringsv|energ|kcal|kj\b|calor|brennwert|"
+    r"nutri|nährwert|voedingswaarde|valor(es|i) n|wartość|näringsv|[eé]nerg|kcal|kj\b|calor|brennwert|"
     r"\bfat\b|fett|gras(so|as|si)|mati[eè]res|lípidos|tłuszcz|vet\b|saturat|satur|gesättigt|"
     r"carbohydrat|kohlenhydrat|glucides|hidratos|carboidrat|węglowodan|koolhydra|sugar|zucker|sucres|azúcar|zuccheri|cukr|suiker|socker|"
-    r"protein|eiwei|proteín|białk|eiwit|fib(re|er|ra)|ballaststoff|błonnik|vezel|"
+    r"prot[eé][ií]n|eiwei|białk|eiwit|fib(re|er|ra)|ballaststoff|błonnik|vezel|"
     r"\bsalt\b|\bsalz|\bsel\b|\bsal\b|\bsale\b|\bsól\b|\bzout\b|sodium|cholesterol|serving|portion|daily value|per 100",
     re.IGNORECASE,
 )

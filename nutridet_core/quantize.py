@@ -37,7 +37,7 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
     if kept := reusable(folder, "model", config):
         return kept
     family, contract, source = profile.architecture, profile.contract, Source(str(merged))
-    model = load_model(source, family, "bf16", contract)
+    model = load_model(source, family, "bf16", contract).to(torch.bfloat16)  # a CPU would have loaded float32
     set_fp8_scales(model, family)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+_NO_SUCH_ALIAS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's words for a model that is not there, and for a model without the alias."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Release:
         """
         for folder, expected in ((self.merged, self.merged_digest), (self.fp8, self.fp8_digest)):
             if read_manifest(folder, kind="model").digest != expected:
-                raise ArtifactError("is not what was registered", where=folder, remedy="Restore it or register again.")
+                raise ArtifactError(
+                    "is not what was registered",
+                    where=folder,
+                    remedy="Restore it, or give the alias to another version in MLflow.",
+                )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -81,18 +87,20 @@ class Registry:
         self.tracker.client.set_registered_model_alias(self.model, CHAMPION, version)
 
     def holder(self, alias: str) -> tuple[str, Release] | None:
-        """(version, release) that carries an alias."""
+        """(version, release) that carries an alias; None only when the registry says that nobody does."""
         from mlflow.exceptions import MlflowException
 
         try:
             version = self.tracker.client.get_model_version_by_alias(self.model, alias)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in _NO_SUCH_ALIAS:
+                raise
             return None
         return str(version.version), Release.from_tags(version.tags)
 
     def _find(self, release: Release) -> ModelVersion | None:
         for version in self.tracker.client.search_model_versions(f"name = '{self.model}'"):
-            if version.tags.get("nutridet.merged_digest") == release.merged_digest:
+            if release.tags.items() <= version.tags.items():
                 return version
         return None
 

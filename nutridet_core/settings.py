@@ -18,7 +18,7 @@ from nutridet_core.profiles import Profile, get_profile
 class Settings(BaseSettings):
     """One installation of nutridet; every field is also a `NUTRIDET_` environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="NUTRIDET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="NUTRIDET_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Path(".nutridet")
     """Everything this project writes: artefacts, MLflow and Dagster databases."""
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     @property
     def artifacts(self) -> Path:
         """Where artefacts of the active profile lie; profiles never share a folder."""
-        return self.home / "artifacts" / self.profile
+        return self.home / "artifacts" / self.active_profile.name
 
     @property
     def mlflow_uri(self) -> str:

@@ -36,7 +36,7 @@ _STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "c
 class Manifest(BaseModel):
     """What an artefact is made of and how it was made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")  # a NaN reads back as one
 
     kind: str
     """What sort of artefact: dataset, adapter, checkpoint, scores, model, report."""

@@ -38,13 +38,19 @@ class Tracker:
     experiment: str
     artifacts: Path
 
-    @cached_property
+    @property
     def client(self) -> MlflowClient:
-        """The client; MLflow resolves `models:/` through the process-wide address, so that is set too."""
+        """The client; MLflow resolves `models:/` through the process-wide address, so that is set every time."""
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
+        return self._client
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        import mlflow
+
         return mlflow.MlflowClient(self.uri, self.uri)
 
     @cached_property

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -29,9 +28,8 @@ from nutridet_core.audits import Audit, audit_gradients, audit_labels, audit_mod
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.experiments import Experiment
-from nutridet_core.families import lora_pattern
 from nutridet_core.features import FeatureStore, cache_features
-from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor
+from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor, lora_config
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
@@ -198,17 +196,6 @@ def _set_adapter_dtype(model: Any, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-
-
-def lora_config(experiment: Experiment, profile: Profile) -> LoraConfig:
-    """LoRA on exactly the experiment's towers; a string, since PEFT reads no pattern from a list."""
-    return LoraConfig(
-        r=experiment.rank,
-        lora_alpha=experiment.alpha,
-        lora_dropout=experiment.dropout,
-        target_modules=lora_pattern(profile.architecture, experiment.towers),
-        task_type="CAUSAL_LM",
-    )
 
 
 def _arguments(run: TrainingRun) -> SFTConfig:

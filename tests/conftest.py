@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from nutridet_core.experiments import EXPERIMENTS, Experiment
 from nutridet_core.profiles import TINY, Profile
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on shared cores, threads that spin starve the rest
 
 PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
@@ -63,4 +66,38 @@ def merged(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("release") / "merged"
     merge(PROFILE, adapter, folder, name="test/merged")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to copy: its migrations take seconds."""
+    from nutridet_core.tracking import Tracker
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    assert Tracker(f"sqlite:///{file}", "unused", file.parent).client.search_experiments()
+    return file
+
+
+@pytest.fixture
+def home(tmp_path: Path, mlflow_database: Path) -> Path:
+    """A home of its own, with an empty MLflow database."""
+    import shutil
+
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def release_home(dataset: Path, mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a release written by hand that passes the gate: to copy, not to change."""
+    import shutil
+
+    from tests.release_samples import make_context, write_release
+
+    folder = tmp_path_factory.mktemp("release-home")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    write_release(make_context(folder, dataset), "weights")
     return folder

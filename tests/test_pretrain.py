@@ -7,11 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAttention
 
 from nutridet_core.prompts import Contract
 from nutridet_core.tiny import architecture
-from nutridet_core.tiny.pretrain import Encoder, Recipe, batched_vision_attention, draw_batch, patchify
+from nutridet_core.tiny.pretrain import (
+    Encoder,
+    Recipe,
+    batched_vision_attention,
+    draw_batch,
+    linear_patch_embedding,
+    patchify,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,7 @@ def test_inputs_give_the_logits_of_the_original_model(processor, contract, monke
     with torch.no_grad():
         expected = model(**{k: v for k, v in inputs.items() if k != "position_ids"}, mm_token_type_ids=types).logits
         monkeypatch.setattr(VisionAttention, "forward", batched_vision_attention)
+        monkeypatch.setattr(PatchEmbed, "forward", linear_patch_embedding)
         found = model(**inputs).logits
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
     text = processor.tokenizer.decode(labels[0][labels[0] != -100])

@@ -19,13 +19,13 @@ from nutridet_core.pipeline.training import read_choice
 from nutridet_core.priors import trivial_priors
 from nutridet_core.report import Curve, Kind, Row, leaderboard_text, write_report
 from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest, git_commit, read_manifest, reusable, seal, stack_versions, writing
+from nutridet_core.store import Manifest, digest, git_commit, read_manifest, reusable, seal, stack_versions, writing
 
 
 def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
     """One HTML page with intervals, paired comparisons, curves and overlays; also told to MLflow."""
     rows = leaderboard_rows(context, names)
-    inputs = {"rows": {row.name: row.scores.to_dict() for row in rows}, "git_commit": git_commit()}
+    inputs = {"rows": {row.name: digest(row.scores.to_dict()) for row in rows}, "git_commit": git_commit()}
     folder = context.layout.leaderboard
     if kept := reusable(folder, "leaderboard", inputs):
         return kept

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nutridet_core.data.examples import load_photo
-from nutridet_core.models import Source, base_source, load_model, load_processor
+from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.overlay import draw_boxes
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release
 from nutridet_core.predict import Prediction, predict
-from nutridet_core.store import is_complete
+from nutridet_core.profiles import TINY_TUNED
+from nutridet_core.store import is_complete, read_manifest
 
 
 def predict_files(context: Context, photos: Sequence[Path], *, model: Path | None, out: Path) -> Iterator[str]:
@@ -22,9 +25,7 @@ def predict_files(context: Context, photos: Sequence[Path], *, model: Path | Non
     """
     profile = context.profile
     images = [load_photo(path) for path in photos]
-    source = _weights(context, model)
-    network = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)
-    processor = load_processor(source, profile.architecture, profile.contract)
+    network, processor = _load(context, model)
     predictions = predict(
         network,
         processor,
@@ -34,12 +35,19 @@ def predict_files(context: Context, photos: Sequence[Path], *, model: Path | Non
         max_new_tokens=profile.max_new_tokens,
     )
     out.mkdir(parents=True, exist_ok=True)
-    for path, image, prediction in zip(photos, images, predictions, strict=True):
-        target = out / f"{path.stem}.boxes.png"
+    for path, target, image, prediction in zip(photos, _targets(photos, out), images, predictions, strict=True):
         draw_boxes(image, [], prediction.answer.boxes, caption=f"score {prediction.score:.2f}", max_side=1024).save(
             target
         )
         yield f"{path}: {describe(prediction, image.size)} -> {target}"
+
+
+def _targets(photos: Sequence[Path], out: Path) -> Iterator[Path]:
+    """A file per photo; photos of the same name from two folders do not overwrite each other."""
+    seen: Counter[str] = Counter()
+    for path in photos:
+        seen[path.stem] += 1
+        yield out / (f"{path.stem}-{seen[path.stem]}.boxes.png" if seen[path.stem] > 1 else f"{path.stem}.boxes.png")
 
 
 def describe(prediction: Prediction, size: tuple[int, int]) -> str:
@@ -52,11 +60,29 @@ def describe(prediction: Prediction, size: tuple[int, int]) -> str:
     return f"no nutrition table (score {prediction.score:.2f})"
 
 
-def _weights(context: Context, model: Path | None) -> Source:
-    """The folder named; else the current release; else the base, which knows the task only roughly."""
-    if model is not None:
-        return Source(str(model))
-    if is_complete(context.layout.current_release):
-        return Source(str(context.layout.merged(current_release(context)["release"])))
+def _load(context: Context, model: Path | None) -> tuple[Any, Any]:
+    """The folder named; else the current release; else the base, with the adapter that ships for it if one does."""
+    profile = context.profile
+    source = _released(context) if model is None else Source(str(model))
+    network = load_model(
+        source or base_source(profile), profile.architecture, profile.scoring_precision, profile.contract
+    )
+    if source is None:
+        network = _with_shipped_adapter(context, network)
+    return network, load_processor(source or base_source(profile), profile.architecture, profile.contract)
+
+
+def _released(context: Context) -> Source | None:
+    if not is_complete(context.layout.current_release):
+        return None
+    return Source(str(context.layout.merged(current_release(context)["release"])))
+
+
+def _with_shipped_adapter(context: Context, network: Any) -> Any:
+    """The base with the adapter that was tuned on exactly its weights; the base alone knows the task only roughly."""
+    profile = context.profile
+    if is_complete(TINY_TUNED) and read_manifest(TINY_TUNED).config["base"] == profile.base_identity:
+        context.log("no release yet: answering with the base and the adapter that ships with it")
+        return attach_adapter(network, TINY_TUNED, profile.contract)
     context.log("no release yet: answering with the untuned base model")
-    return base_source(context.profile)
+    return network

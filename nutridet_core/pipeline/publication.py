@@ -12,8 +12,8 @@ from nutridet_core.pipeline.comparison import leaderboard_rows
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, subject, weight_bytes
 from nutridet_core.report import Row
-from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
-from nutridet_core.triton import write_repository
+from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, writing
+from nutridet_core.triton import engine_arguments, write_repository
 
 _INTENDED_USE = (
     "Finding nutrition tables in photos of packaged food, as the first step of reading them. "
@@ -26,7 +26,7 @@ def write_card(context: Context, names: Sequence[str]) -> Manifest:
     current = current_release(context)
     weights = read_manifest(context.layout.merged(current["release"]), kind="model")
     rows = [*leaderboard_rows(context, names), *_release_rows(context, current["release"])]
-    config = {"weights": weights.digest, "rows": {row.name: row.scores.to_dict() for row in rows}}
+    config = {"weights": weights.digest, "rows": {row.name: digest(row.scores.to_dict()) for row in rows}}
     if kept := reusable(context.layout.model_card, "model_card", config):
         return kept
     with writing(context.layout.model_card) as draft:
@@ -48,7 +48,11 @@ def build_triton_repository(context: Context) -> Manifest:
 
     release, profile = current_release(context)["release"], context.profile
     weights = context.layout.fp8(release)
-    config = {"fp8": read_manifest(weights, kind="model").digest, "contract": profile.contract.hash}
+    config = {
+        "fp8": read_manifest(weights, kind="model").digest,
+        "contract": profile.contract.hash,
+        "engine": engine_arguments(profile, weights),
+    }
     if kept := reusable(context.layout.triton, "triton_repository", config):
         return kept
     processor = load_processor(Source(str(weights)), profile.architecture, profile.contract)

@@ -150,6 +150,8 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _point_to(context: Context, current: dict[str, str]) -> None:
+    if reusable(context.layout.current_release, "release", current):
+        return
     with writing(context.layout.current_release) as draft:
         write_json(draft / POINTER, current)
         seal(

@@ -137,6 +137,7 @@ def _score(
 ) -> Scores:
     subject = name if split == "test" else f"{name}/{checkpoint.name}"
     sealed = read_manifest(checkpoint, kind="checkpoint")
+    _require_same_dataset(context, sealed, checkpoint)
     run_id = read_manifest(context.layout.adapter(name), kind="adapter", verify=False).mlflow_run_id
     return score_model(
         context,
@@ -148,6 +149,17 @@ def _score(
         step=int(sealed.facts["step"]),
         check=lambda model, processor: _audit(context, sealed, model, processor),
     )
+
+
+def _require_same_dataset(context: Context, sealed: Manifest, checkpoint: Path) -> None:
+    """What was a training photo in one dataset may be a test photo in the next."""
+    if sealed.data_fingerprint != context.fingerprint:
+        raise ArtifactError(
+            f"was trained on dataset {str(sealed.data_fingerprint)[:12]}, today's is {context.fingerprint[:12]}",
+            where=checkpoint,
+            field="data_fingerprint",
+            remedy="Train again on today's dataset.",
+        )
 
 
 def _audit(context: Context, sealed: Manifest, model: Any, processor: Any) -> dict[str, Any]:

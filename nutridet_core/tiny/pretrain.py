@@ -15,7 +15,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention, apply_rotary_pos_emb_vision
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAttention, apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids
 
 from nutridet_core.answers import LABEL, write_answer
@@ -118,10 +118,11 @@ def draw_batch(recipe: Recipe, step: int) -> Batch:
                 answers.append(answer)
         pages.append(np.asarray(page.image))
         windows.append([window for window, _ in views])
-    return Batch(_padded(pages), torch.tensor(windows), (rows, columns), tuple(labels), tuple(answers))
+    return Batch(padded(pages), torch.tensor(windows), (rows, columns), tuple(labels), tuple(answers))
 
 
-def _padded(pages: list[np.ndarray]) -> torch.Tensor:
+def padded(pages: list[np.ndarray]) -> torch.Tensor:
+    """Images of different sizes in one tensor, each in the top left corner."""
     height, width = (max(page.shape[axis] for page in pages) for axis in (0, 1))
     padded = torch.zeros((len(pages), height, width, 3), dtype=torch.uint8)
     for row, page in zip(padded.numpy(), pages, strict=True):
@@ -198,14 +199,28 @@ def batched_vision_attention(
     return projected
 
 
+def linear_patch_embedding(self: PatchEmbed, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The original convolves patches with kernels of their own size: a product, and faster as one."""
+    weight = self.proj.weight
+    embedded: torch.Tensor = functional.linear(hidden_states.to(weight.dtype), weight.flatten(1))
+    return embedded
+
+
 class Encoder:
     """Turns a `Batch` into model inputs on the device, with labels on the answer only.
 
     The grids stay on the CPU: reading them back would wait for the GPU.
     """
 
-    def __init__(self, processor: Any, contract: Contract, device: torch.device) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        contract: Contract,
+        device: torch.device,
+        alter: Callable[[torch.Tensor], torch.Tensor] = lambda views: views,
+    ) -> None:
         self.processor, self.tokenizer, self.contract, self.device = processor, processor.tokenizer, contract, device
+        self.alter = alter  # what happens to the views' pixels on the device
         self.prompts: dict[tuple[str, int], list[int]] = {}
         self.photo_at = self._prompt(LABEL, 1).index(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
@@ -235,7 +250,7 @@ class Encoder:
         rows = len(batch.labels)
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in text.items()}
         image_processor = self.processor.image_processor
-        patches = patchify(look(batch, self.device), image_processor.image_mean, image_processor.image_std)
+        patches = patchify(self.alter(look(batch, self.device)), image_processor.image_mean, image_processor.image_std)
         per_view = patches.reshape(rows // batch.questions_per_view, -1, patches.shape[-1])
         return {
             **moved,
@@ -293,10 +308,10 @@ def mrope_positions(length: int, start: int, height: int, width: int) -> torch.T
     return positions
 
 
-def learning_rate(step: int, done: float, recipe: Recipe) -> float:
+def learning_rate(step: int, done: float, peak: float, warmup_steps: int) -> float:
     """Linear warm-up, then half a cosine down to nothing when the share `done` of the run reaches 1."""
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    warmup = min(1.0, (step + 1) / warmup_steps)
+    return peak * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def pretrain(
@@ -309,10 +324,8 @@ def pretrain(
     processor = architecture.build_processor()
     contract = Contract("qwen2-vl", architecture.MIN_PIXELS, architecture.MAX_PIXELS)
     model = _network(processor, start).to(device)
-    VisionAttention.forward = batched_vision_attention
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
-    )
+    VisionAttention.forward, PatchEmbed.forward = batched_vision_attention, linear_patch_embedding
+    average = average_of(model, recipe.ema_decay)
     if compiled:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             block.compile(dynamic=True)
@@ -323,6 +336,12 @@ def pretrain(
     return log
 
 
+def average_of(model: Any, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """A copy of the model that follows it as an exponential average."""
+    follow = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=follow)
+
+
 def _network(processor: Any, start: Path | None) -> Any:
     if start is not None:
         return Qwen2VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
@@ -330,25 +349,16 @@ def _network(processor: Any, start: Path | None) -> Any:
 
 
 def _loop(model: Any, average: Any, encode: Encoder, recipe: Recipe, began: float, seconds: float) -> dict[str, Any]:
-    loader = DataLoader(
-        Questions(recipe, encode),
-        batch_size=None,
-        num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None,
-        pin_memory=encode.device.type == "cuda",
-    )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98),
-        fused=encode.device.type == "cuda",
-    )  # fmt: skip
+    loader = build_loader(Questions(recipe, encode), recipe.workers, encode.device)
+    optimizer = build_optimizer(model, recipe.learning_rate, recipe.weight_decay)
     curve, elapsed = [], 0.0
     for step, (batch, text) in enumerate(loader):
         elapsed = time.monotonic() - began
         done = max(step / recipe.steps, elapsed / seconds)
         if done >= 1:
             break
-        rate = learning_rate(step, done, recipe)
-        loss = _update(model, encode.inputs(batch, text), optimizer, rate, encode.photo_at, recipe.questions_per_view)
+        rate = learning_rate(step, done, recipe.learning_rate, recipe.warmup_steps)
+        loss = update(model, encode.inputs(batch, text), optimizer, rate, encode.photo_at, recipe.questions_per_view)
         if step % EMA_EVERY == 0:
             average.update_parameters(model)
         if step % 100 == 0:
@@ -360,12 +370,32 @@ def _loop(model: Any, average: Any, encode: Encoder, recipe: Recipe, began: floa
     }  # fmt: skip
 
 
-def _update(
+def build_loader(questions: IterableDataset[Any], workers: int, device: torch.device) -> DataLoader[Any]:
+    """What the workers draw, batch by batch; each has a few batches ready."""
+    return DataLoader(
+        questions,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_optimizer(model: Any, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what is trainable."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].device.type == "cuda"
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.98), fused=fused)
+
+
+def update(
     model: Any, inputs: dict[str, torch.Tensor], optimizer: Any, rate: float, photo_at: int, per_view: int
 ) -> torch.Tensor:
+    """One step at this rate; gives the loss over the answers' tokens, still on the device."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):  # most CPUs emulate bf16
         logits = answer_logits(model, inputs, photo_at, per_view)
     labels = inputs["labels"][:, -logits.shape[1] :]
     loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())

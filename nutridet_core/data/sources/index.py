@@ -69,7 +69,7 @@ def path_inside(folder: Path, file_name: str, where: str) -> Path:
         path = (root / file_name).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"is no path ({error})", where=where, field="file_name", remedy="Name a file.") from error
-    if False:
+    if not path.is_relative_to(root):
         raise DataError(
             f"{file_name!r} leaves the folder {root}", where=where, field="file_name",
             remedy="Keep photos inside the folder of their index.",

@@ -1,0 +1,438 @@
+"""The pipeline's verbs, run once on drawn photos with the embedded model, and what binds their artefacts together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nutridet_core import cli, gate
+from nutridet_core import experiments as experiments_module
+from nutridet_core import profiles as profiles_module
+from nutridet_core.data.dataset import load_records
+from nutridet_core.errors import ArtifactError, AuditError, ContractError
+from nutridet_core.evaluate import load_samples, load_scores
+from nutridet_core.experiments import EXPERIMENTS
+from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
+from nutridet_core.pipeline.baseline import score_baseline, score_peer
+from nutridet_core.pipeline.comparison import build_leaderboard
+from nutridet_core.pipeline.context import Context, scores_config
+from nutridet_core.pipeline.dataset import prepare_dataset, report_dataset
+from nutridet_core.pipeline.monitoring import past_reevaluations, reevaluate_champion
+from nutridet_core.pipeline.publication import build_triton_repository, write_card
+from nutridet_core.pipeline.release import (
+    current_release,
+    merge_best,
+    model_registry,
+    quantize_merged,
+    read_release,
+    register_release,
+    score_release,
+)
+from nutridet_core.pipeline.training import (
+    choose_checkpoint,
+    chosen_checkpoint,
+    read_choice,
+    score_checkpoints,
+    score_experiments,
+    train_experiments,
+)
+from nutridet_core.predict import encode
+from nutridet_core.profiles import Profile
+from nutridet_core.prompts import Contract
+from nutridet_core.registry import CHALLENGER, CHAMPION
+from nutridet_core.scores import score
+from nutridet_core.settings import Settings
+from nutridet_core.store import MANIFEST, Manifest, read_manifest
+from nutridet_core.tracking import KEY
+from nutridet_core.train import checkpoints
+from tests.conftest import PROFILE
+from tests.release_samples import audit, change, flip_bit
+
+NAMES = ("exp1a", "exp2")
+PHOTOS = "generated:20:10"  # 12 for training, 2 for selection, 6 for the test
+VERBS: tuple[Callable[[Context], Any], ...] = (
+    prepare_dataset,
+    report_dataset,
+    score_baseline,
+    score_peer,
+    lambda context: train_experiments(context, NAMES),
+    lambda context: score_checkpoints(context, NAMES),
+    lambda context: [choose_checkpoint(context, name) for name in NAMES],
+    lambda context: score_experiments(context, NAMES),
+    lambda context: build_leaderboard(context, NAMES),
+    lambda context: merge_best(context, NAMES),
+    quantize_merged,
+    score_release,
+    lambda context: write_card(context, NAMES),
+    build_triton_repository,
+)
+"""Everything before the gate."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_experiments() -> Iterator[None]:
+    """Two epochs of exp1a and one of exp2, four photos a step."""
+    exp1a, exp1b, exp2 = EXPERIMENTS
+    short = (replace(exp1a, epochs=2), exp1b, replace(exp2, epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments_module, "EXPERIMENTS", short)
+        patch.setattr(profiles_module, "PROFILES", (PROFILE,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(short_experiments: None, mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A home in which every verb before the gate has run once. Tests that change something copy it."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    context = open_home(folder)
+    for verb in VERBS:
+        verb(context)
+    return context
+
+
+@pytest.fixture
+def copy(finished: Context, tmp_path: Path) -> Context:
+    """A copy of that home, to change."""
+    shutil.copytree(finished.settings.home, tmp_path / "home")
+    return open_home(tmp_path / "home")
+
+
+@pytest.fixture
+def registered(copy: Context) -> Context:
+    """A copy whose release is registered. Two epochs do not beat the baseline, so the test vouches for that."""
+    pass_the_gate(copy)
+    register_release(copy)
+    return copy
+
+
+def open_home(home: Path) -> Context:
+    return Context(Settings(home=home, source=PHOTOS), log=lambda line: None)
+
+
+def pass_the_gate(context: Context) -> None:
+    """Replace what training could not earn in two epochs: whether the leaderboard's winner beats the baseline."""
+    facts = read_manifest(context.layout.leaderboard).facts
+    change(context.layout.leaderboard, facts={**facts, "audits": {"beats_baseline": audit("beats_baseline")}})
+
+
+def sealed_folders(context: Context) -> dict[str, Manifest]:
+    """Every artefact below the home with its verified manifest, by its path there."""
+    root = context.layout.root
+    return {path.parent.relative_to(root).as_posix(): read_manifest(path.parent) for path in root.rglob(MANIFEST)}
+
+
+def state(context: Context) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+    """When each file was written; and each MLflow run with how many metrics and parameters it has."""
+    files = {str(path): path.stat().st_mtime_ns for path in context.layout.root.rglob("*") if path.is_file()}
+    runs = [(run.info.run_id, len(run.data.metrics), len(run.data.params)) for run in all_runs(context)]
+    return files, sorted(runs)
+
+
+def all_runs(context: Context) -> list[Any]:
+    return list(context.tracker.client.search_runs([context.tracker.experiment_id]))
+
+
+# --- artefacts ---------------------------------------------------------------------------------
+
+
+def test_every_artefact_is_sealed_and_whole(finished: Context) -> None:
+    found = sealed_folders(finished)
+    release = current_release(finished)["release"]
+    expected = {
+        "dataset": "dataset",
+        "dataset_report": "dataset_report",
+        "scores/baseline/selection": "scores",
+        "scores/baseline/test": "scores",
+        "scores/peer/test": "scores",
+        **{f"adapters/{name}": "adapter" for name in NAMES},
+        **{f"choices/{name}": "choice" for name in NAMES},
+        **{f"scores/{name}/test": "scores" for name in NAMES},
+        "leaderboard": "leaderboard",
+        "release": "release",
+        f"releases/{release}/merged": "model",
+        f"releases/{release}/fp8": "model",
+        f"scores/release-{release}/merged/test": "scores",
+        f"scores/release-{release}/fp8/test": "scores",
+        "release_report": "release_report",
+        "model_card": "model_card",
+        "triton": "triton_repository",
+    }
+    of_checkpoints = {name: found.pop(name) for name in list(found) if "checkpoint-" in name}
+    assert {name: manifest.kind for name, manifest in found.items()} == expected
+    kinds = [manifest.kind for manifest in of_checkpoints.values()]
+    assert (kinds.count("checkpoint"), kinds.count("scores")) == (3, 3), "two epochs of exp1a, one of exp2"
+
+
+def test_every_artefact_says_what_it_was_made_from(finished: Context) -> None:
+    for name, manifest in sealed_folders(finished).items():
+        made_of_photos = manifest.kind not in ("release", "triton_repository")
+        assert manifest.data_fingerprint == (finished.fingerprint if made_of_photos else None) or name == "model_card"
+        if not name.startswith("dataset"):
+            assert manifest.contract == finished.profile.contract.hash, name
+        assert manifest.config or manifest.kind == "checkpoint", name
+        assert manifest.versions["transformers"], name
+        assert manifest.created, name
+
+
+def test_nothing_half_written_lies_about(finished: Context) -> None:
+    assert list(finished.layout.root.rglob(".*")) == []
+
+
+def test_scores_are_kept_so_that_they_can_be_counted_again(finished: Context) -> None:
+    for name, manifest in sealed_folders(finished).items():
+        if manifest.kind == "scores":
+            folder = finished.layout.root / name
+            kept, samples = load_scores(folder), load_samples(folder)
+            again = score(kept.subject, kept.split, samples)
+            assert str(again) == str(kept), name  # as text, since a NaN is not equal to itself
+            records = load_records(finished.layout.dataset, kept.split)  # type: ignore[arg-type]
+            assert [(each.id, each.truth) for each in samples] == [(record.id, record.boxes) for record in records]
+
+
+def test_the_best_checkpoint_is_the_best_on_selection(finished: Context) -> None:
+    choice = read_choice(finished, "exp1a")
+    folders = checkpoints(finished.layout.adapter("exp1a"))
+    scored = {
+        path.name: load_scores(finished.layout.scores(f"exp1a/{path.name}", "selection")).metrics["mean_iou"].value
+        for path in folders
+    }
+    assert [point["checkpoint"] for point in choice["curve"]] == list(scored)
+    assert scored[choice["chosen"]] == max(scored.values())
+    test_scores = read_manifest(finished.layout.scores("exp1a", "test"))
+    assert test_scores.config == scores_config(finished, read_manifest(chosen_checkpoint(finished, "exp1a")).digest)
+
+
+def test_the_leaderboard_has_n_and_intervals(finished: Context) -> None:
+    text = read_manifest(finished.layout.leaderboard).facts["text"]
+    for subject in ("prior-full", "prior-median", "peer", "baseline", *NAMES):
+        (line,) = [line for line in text.splitlines() if f" {subject} " in line]
+        photos = len(load_records(finished.layout.dataset, "test"))
+        assert f"  {photos} / " in line, "n"
+        assert line.count("[") >= 2, "an interval beside each number"
+    page = (finished.layout.leaderboard / "report.html").read_text(encoding="utf-8")
+    assert all(subject in page for subject in ("peer", "baseline", *NAMES))
+
+
+def test_the_release_is_the_winner(finished: Context) -> None:
+    current = current_release(finished)
+    board = read_manifest(finished.layout.leaderboard)
+    checkpoint = read_manifest(chosen_checkpoint(finished, current["experiment"]))
+    assert board.facts["winner"] == current["experiment"]
+    assert checkpoint.digest.startswith(current["release"])
+    same = gate.audit_same_release(finished.layout, current["release"], current["experiment"])
+    assert same.passed, same.summary
+
+
+@pytest.mark.parametrize("weights", ["merged", "fp8"])
+def test_released_weights_load_again_and_answer(finished: Context, weights: str) -> None:
+    current, profile = current_release(finished), finished.profile
+    folder: Path = getattr(finished.layout, weights)(current["release"])
+    source = Source(str(folder))
+    processor = load_processor(source, profile.architecture, profile.contract)
+    model = load_model(source, profile.architecture, "bf16", profile.contract)
+    adapted = attach_adapter(
+        load_model(base_source(profile), profile.architecture, "float32", profile.contract),
+        chosen_checkpoint(finished, current["experiment"]),
+        profile.contract,
+    )
+    photo = encode(processor, profile.contract, [Image.new("RGB", (300, 200), "white")])
+    with torch.inference_mode():
+        ours, theirs = (network(**photo).logits[0, -1].float() for network in (model, adapted))
+    assert float((ours - theirs).abs().max()) < (0.2 if weights == "merged" else 1.0)
+    scores = load_scores(finished.layout.scores(f"release-{current['release']}/{weights}", "test"))
+    assert scores.photos == len(load_records(finished.layout.dataset, "test"))
+
+
+def test_fp8_weights_are_smaller(finished: Context) -> None:
+    sizes = read_manifest(finished.layout.release_report).facts["bytes"]
+    assert sizes["fp8"] < 0.8 * sizes["merged"]
+
+
+# --- idempotence and MLflow --------------------------------------------------------------------
+
+
+def test_a_second_call_of_each_verb_makes_nothing(finished: Context) -> None:
+    before = state(finished)
+    for number, verb in enumerate(VERBS):
+        verb(finished)
+        assert state(finished) == before, f"verb {number}"
+
+
+def test_another_process_makes_nothing_either(finished: Context) -> None:
+    before = state(finished)
+    again = open_home(finished.settings.home)
+    for verb in VERBS:
+        verb(again)
+    assert state(again) == before
+
+
+def test_the_command_line_finds_everything_done(finished: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state(finished)
+    monkeypatch.setenv("NUTRIDET_HOME", str(finished.settings.home))
+    monkeypatch.setenv("NUTRIDET_SOURCE", PHOTOS)
+    said = {}
+    for line in ("data", "train", "checkpoints", "evaluate", "compare", "merge", "quantize"):
+        names = [] if line in ("data", "quantize") else list(NAMES)
+        result = CliRunner().invoke(cli.app, [line, *names])
+        assert result.exit_code == 0, result.output
+        said[line] = result.stdout
+    assert state(finished) == before
+    assert "exp1a: " in said["train"]
+    assert "n = " in said["checkpoints"]
+    assert said["evaluate"].count(" on test: n = ") == 4, "baseline, peer and two experiments"
+    assert "prior-median" in said["compare"]
+    assert said["merge"].startswith(current_release(finished)["release"])
+    assert "merge_parity: " in said["quantize"]
+
+
+def test_mlflow_knows_every_run_that_a_manifest_names(finished: Context) -> None:
+    runs = {run.info.run_id: run for run in all_runs(finished)}
+    named = {name: manifest.mlflow_run_id for name, manifest in sealed_folders(finished).items()}
+    assert {run_id for run_id in named.values() if run_id} == set(runs)
+    for name, manifest in sealed_folders(finished).items():
+        if manifest.kind in ("adapter", "scores", "choice", "leaderboard", "release_report"):
+            assert manifest.mlflow_run_id in runs, name
+
+
+def test_each_run_has_its_parameters_metrics_and_data(finished: Context) -> None:
+    runs = {run.info.run_name: run for run in all_runs(finished)}
+    release = current_release(finished)["release"]
+    assert set(runs) == {"baseline", "peer", *NAMES, "leaderboard", f"release {release}"}
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED", name
+        assert run.data.tags[KEY]
+        assert run.data.params, name
+        (entry,) = run.inputs.dataset_inputs
+        assert finished.fingerprint.startswith(entry.dataset.digest), name
+        assert entry.dataset.source == PHOTOS
+        if name != "leaderboard":
+            assert {"test.mean_iou", "test.mean_iou_low", "test.photos"} <= run.data.metrics.keys(), name
+
+
+def test_a_training_run_has_its_curve(finished: Context) -> None:
+    (run,) = [run for run in all_runs(finished) if run.info.run_name == "exp1a"]
+    history = finished.tracker.client.get_metric_history(run.info.run_id, "selection.mean_iou")
+    steps = [int(path.name.split("-")[1]) for path in checkpoints(finished.layout.adapter("exp1a"))]
+    assert sorted(point.step for point in history) == steps
+    assert "train/loss" in run.data.metrics
+    assert run.data.params["experiment.rank"] == "64"
+    assert finished.tracker.client.list_artifacts(run.info.run_id, "scores/exp1a/test")
+
+
+# --- registration and re-evaluation ------------------------------------------------------------
+
+UNMOVED = "mean IoU +0.000 [+0.000, +0.000]"
+"""In pairs, equal answers differ by exactly nothing; two samples of photos never do."""
+
+
+def test_two_epochs_do_not_pass_the_gate(copy: Context) -> None:
+    """The gate is not for show: a training that taught nothing is not released."""
+    current = current_release(copy)
+    audits = gate.release_audits(copy.layout, current["release"], current["experiment"])
+    failed = {each.name for each in audits if not each.passed}
+    assert failed == {"beats_baseline"}
+    with pytest.raises(AuditError, match="beats_baseline: ") as caught:
+        register_release(copy)
+    assert set(caught.value.evidence) == failed
+    assert model_registry(copy).holder(CHALLENGER) is None
+
+
+def test_a_release_becomes_champion_once(registered: Context) -> None:
+    registry, current = model_registry(registered), current_release(registered)
+    assert registry.holder(CHALLENGER) == registry.holder(CHAMPION) == ("1", read_release(registered, current))
+    before = state(registered)
+    assert register_release(registered)["verdict"] == "is champion already"
+    assert state(registered) == before
+
+
+def test_a_re_evaluation_is_a_new_folder_compared_in_pairs(registered: Context) -> None:
+    first, second = reevaluate_champion(registered), reevaluate_champion(registered)
+    folders = sorted(registered.layout.reevaluations.iterdir())
+    assert len(folders) == len(past_reevaluations(registered)) == 2
+    photos = len(load_records(registered.layout.dataset, "test"))
+    for folder, manifest in zip(folders, (first, second), strict=True):
+        assert read_manifest(folder, kind="scores") == manifest
+        found = manifest.facts["audits"]["not_regressed"]
+        assert found["passed"]
+        assert UNMOVED in found["summary"]
+        assert f"n = {photos}" in found["summary"]
+        assert len(load_samples(folder)) == photos
+    assert first.mlflow_run_id == second.mlflow_run_id
+    history = registered.tracker.client.get_metric_history(str(first.mlflow_run_id), "test.mean_iou")
+    assert len(history) == 2
+
+
+def test_a_re_evaluation_on_other_photos_is_compared_as_two_samples(registered: Context) -> None:
+    change(registered.layout.dataset, data_fingerprint="0" * 64)
+    found = reevaluate_champion(registered).facts["audits"]["not_regressed"]
+    assert found["passed"]
+    assert UNMOVED not in found["summary"]
+    assert "mean IoU +0.000 [-" in found["summary"]
+
+
+def test_a_champion_whose_weights_changed_is_not_evaluated(registered: Context) -> None:
+    release = current_release(registered)["release"]
+    flip_bit(registered.layout.merged(release) / "model.safetensors")
+    with pytest.raises(ArtifactError, match="has changed"):
+        reevaluate_champion(registered)
+    assert not registered.layout.reevaluations.exists()
+
+
+def test_without_a_champion_there_is_nothing_to_evaluate(finished: Context) -> None:
+    with pytest.raises(ArtifactError, match="no champion"):
+        reevaluate_champion(finished)
+
+
+# --- planted bugs ------------------------------------------------------------------------------
+
+
+class OtherQuestion(Profile):
+    """A profile that asks something else than its adapters were trained on."""
+
+    @property
+    def contract(self) -> Contract:
+        return replace(super().contract, question="Where is the nutrition table?")
+
+
+@pytest.mark.parametrize("bound_by", ["base", "adapter"])
+def test_another_question_at_evaluation_stops_the_verb(
+    copy: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound_by: str
+) -> None:
+    """Trained under one contract, scored under another: refused, also where the base has no manifest to say so."""
+    fields = {**vars(copy.profile)}
+    if bound_by == "adapter":
+        bare = Path(shutil.copytree(copy.profile.base_model, tmp_path / "bare"))
+        (bare / MANIFEST).unlink()
+        fields["base_model"] = str(bare)
+    monkeypatch.setattr(profiles_module, "PROFILES", (OtherQuestion(**fields),))
+    context = open_home(copy.settings.home)
+    assert context.profile.contract != copy.profile.contract
+    before = state(context)
+    with pytest.raises(ContractError, match="checkpoint-" if bound_by == "adapter" else "base"):
+        score_checkpoints(context, ["exp1a"])
+    assert state(context) == before
+
+
+def test_an_adapter_of_another_dataset_is_not_scored(copy: Context) -> None:
+    """What was a training photo then may be a test photo now."""
+    change(copy.layout.dataset, data_fingerprint="0" * 64)
+    for verb in (score_checkpoints, score_experiments):
+        with pytest.raises(ArtifactError, match=r"data_fingerprint.*was trained on dataset"):
+            verb(copy, ["exp1a"])
+
+
+def test_verbs_without_their_inputs_say_what_is_missing(home: Path) -> None:
+    context = open_home(home)
+    for verb in VERBS[2:]:
+        with pytest.raises(ArtifactError):
+            verb(context)
+    assert sealed_folders(context) == {}
