@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nutridet_core.errors import NutridetError
-from nutridet_core.pipeline.context import Context
 from nutridet_core.settings import Settings
+
+if TYPE_CHECKING:
+    from nutridet_core.pipeline.context import Context
 
 app = typer.Typer(
     help="Find nutrition tables in product photos: train, measure, release.", no_args_is_help=True, add_completion=False
@@ -84,10 +86,11 @@ def evaluate(
     from nutridet_core.pipeline.training import score_experiments
 
     context = _context()
+    names = _names(context, experiments)
     typer.echo(score_baseline(context)["test"].text)
     if peer:
         typer.echo(score_peer(context).text)
-    for scores in score_experiments(context, _names(context, experiments)).values():
+    for scores in score_experiments(context, names).values():
         typer.echo(scores.text)
 
 
@@ -158,6 +161,8 @@ def predict(
 
 
 def _context() -> Context:
+    from nutridet_core.pipeline.context import Context
+
     return Context(Settings(), log=lambda line: typer.secho(line, dim=True, err=True))
 
 

@@ -1,0 +1,150 @@
+"""The command line: help at once, an error in one line, and a photo with its box drawn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from nutridet_core import cli
+from nutridet_core.data.dataset import open_photos
+from nutridet_core.overlay import PREDICTED_COLOUR
+from nutridet_core.profiles import TINY
+
+COMMANDS = [str(command.name) for command in cli.app.registered_commands]
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment in which commands work in an empty home."""
+    monkeypatch.setenv("NUTRIDET_HOME", str(home))
+    monkeypatch.setenv("NUTRIDET_SOURCE", "generated:8")
+    return home
+
+
+@pytest.fixture
+def photo(dataset: Path, tmp_path: Path) -> Path:
+    """A drawn photo, as somebody would hand it in."""
+    path = tmp_path / "pack.jpg"
+    open_photos(dataset, "test")[0]().save(path)
+    return path
+
+
+def nutridet(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    """An error that a user can read: one line, no traceback, exit code 1."""
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_the_verbs_are_there() -> None:
+    assert set(COMMANDS) >= {
+        "data", "train", "checkpoints", "evaluate", "compare", "merge", "quantize", "register", "reevaluate", "predict",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    result = nutridet(command, "--help")
+    assert result.exit_code == 0
+    function = next(each.callback for each in cli.app.registered_commands if each.name == command)
+    assert str(function.__doc__).split(";")[0].split(".")[0] in " ".join(result.output.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Else `--help` takes ten seconds."""
+    heavy = "{'torch', 'transformers', 'mlflow', 'datasets', 'trl'} & set(sys.modules)"
+    code = f"import sys, nutridet_core.cli as cli\ntry: cli.app(['train', '--help'])\nexcept SystemExit: print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_an_unknown_profile_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_PROFILE", "huge")
+    assert_one_line(nutridet("train"), "NUTRIDET_PROFILE", "no profile 'huge'", "Known: tiny, qwen2-vl-7b")
+
+
+def test_an_unknown_source_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_SOURCE", "ftp:photos")
+    assert_one_line(nutridet("data"), "'ftp:photos' names no photo source", "generated:COUNT")
+
+
+def test_a_wrong_experiment_file_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "mine.toml").write_text("[exp3]\nrnak = 16", encoding="utf-8")
+    monkeypatch.setenv("NUTRIDET_EXPERIMENTS", str(run / "mine.toml"))
+    assert_one_line(nutridet("train"), str(run / "mine.toml"), "[exp3.rnak]", "no such field")
+
+
+@pytest.mark.parametrize("command", ["train", "checkpoints", "evaluate", "compare", "merge"])
+def test_an_unknown_experiment_is_one_line(run: Path, command: str) -> None:
+    assert_one_line(nutridet(command, "exp9"), "no experiment 'exp9'", "Known: exp1a, exp1b, exp2")
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "checkpoints", "evaluate", "compare", "merge", "quantize", "register", "reevaluate"]
+)
+def test_a_verb_without_its_input_is_one_line(run: Path, command: str) -> None:
+    assert_one_line(nutridet(command))
+
+
+def test_data_writes_the_dataset_and_its_report(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_SOURCE", "generated:20:6")
+    result = nutridet("data")
+    assert result.exit_code == 0, result.output
+    root = run / "artifacts" / "tiny"
+    assert result.stdout.strip() == f"dataset in {root / 'dataset'}, report in {root / 'dataset_report'}"
+    assert (root / "dataset" / "nutridet.json").is_file()
+    assert (root / "dataset_report" / "samples.png").is_file()
+
+
+def test_predict_draws_the_box_or_says_that_there_is_none(run: Path, photo: Path, tmp_path: Path) -> None:
+    before = photo.read_bytes()
+    result = nutridet("predict", photo, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    target = tmp_path / "out" / "pack.boxes.png"
+    assert result.stdout.startswith(f"{photo}: ")
+    assert result.stdout.strip().endswith(f"-> {target}")
+    assert photo.read_bytes() == before
+    with Image.open(target) as drawn, Image.open(photo) as given:
+        colours = {colour for _, colour in drawn.crop((0, 0, drawn.width, drawn.height - 60)).getcolors(2**24) or []}
+        assert max(drawn.size) >= min(1024, max(given.size))
+    marked = tuple(int(PREDICTED_COLOUR[at : at + 2], 16) for at in (1, 3, 5)) in colours
+    assert marked == ("nutrition table(" in result.stdout)
+    assert marked or "no nutrition table" in result.stdout or "unreadable answer" in result.stdout
+
+
+def test_predict_with_the_base_model_named(run: Path, photo: Path, tmp_path: Path) -> None:
+    """Two photos of one name, from two folders: two pictures."""
+    other = tmp_path / "other" / "pack.png"
+    other.parent.mkdir()
+    Image.new("RGB", (120, 90), "white").save(other)
+    result = nutridet("predict", photo, other, "--model", TINY.base_model, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pack-2.boxes.png", "pack.boxes.png"]
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_a_file_that_is_no_photo_is_one_line(run: Path, photo: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a photo", encoding="utf-8")
+    assert_one_line(nutridet("predict", photo, text, "--out", tmp_path / "out"), str(text))
+    assert_one_line(nutridet("predict", tmp_path / "missing.jpg", "--out", tmp_path / "out"), "missing.jpg")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_folder_that_is_not_there_is_one_line(run: Path, photo: Path, tmp_path: Path) -> None:
+    """It must not be taken for the id of a model on the hub."""
+    result = nutridet("predict", photo, "--model", "no/such", "--out", tmp_path / "out")
+    assert_one_line(result, "no/such: no such folder")
