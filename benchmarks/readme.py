@@ -43,11 +43,12 @@ def render() -> str:
     return "\n".join(
         [
             f"| profile `tiny` | mean IoU, {' | mean IoU, '.join(heads)} |",
-            "|---|---|---|",
+            f"|---|{'---|' * len(heads)}",
             *rows,
             "",
             "With 95 % intervals; F1 at 0.5 behind the slash. "
-            f"Measured: all of this, on 2 cores; the demo took {minutes:.1f} minutes after installation.",
+            f"Measured: all of this, on 2 cores; the demo took {minutes:.1f} minutes after installation"
+            f"{results['demo'].get('note', '.')}",
             _real_photos(_read("real_photos")),
             "Not measured: Qwen2-VL-7B on real data, for want of the model hub.",
             "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -262,6 +263,13 @@ def test_fp8_weights_are_smaller(finished: Context) -> None:
     assert sizes["fp8"] < 0.8 * sizes["merged"]
 
 
+def test_triton_is_pointed_to_weights_that_are_there(copy: Context) -> None:
+    """After a home was moved, the folder of before is no use to a server."""
+    build_triton_repository(copy)
+    engine = json.loads((copy.layout.triton / "nutridet" / "1" / "model.json").read_text(encoding="utf-8"))
+    assert engine["model"] == str(copy.layout.fp8(current_release(copy)["release"]))
+
+
 # --- idempotence and MLflow --------------------------------------------------------------------
 
 
@@ -297,6 +305,14 @@ def test_the_command_line_finds_everything_done(finished: Context, monkeypatch: 
     assert "prior-median" in said["compare"]
     assert said["merge"].startswith(current_release(finished)["release"])
     assert "merge_parity: " in said["quantize"]
+
+
+def test_a_leaderboard_without_the_peer(copy: Context) -> None:
+    """OCR is an extra: without it there is a leaderboard all the same, and the peer is not on it."""
+    shutil.rmtree(copy.layout.scores("peer", "test"))
+    text = build_leaderboard(copy, NAMES).facts["text"]
+    assert " peer " not in text
+    assert all(f" {name} " in text for name in ("baseline", *NAMES))
 
 
 def test_mlflow_knows_every_run_that_a_manifest_names(finished: Context) -> None:

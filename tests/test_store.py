@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def test_reuse_needs_the_same_configuration(tmp_path: Path) -> None:
     sealed = make(tmp_path / "m", seed=1)
     assert reusable(tmp_path / "m", "model", {"seed": 1}) == sealed
     assert reusable(tmp_path / "m", "model", {"seed": 2}) is None
+
+
+def test_a_number_that_is_not_defined_reads_back(tmp_path: Path) -> None:
+    """As null, it would make every artefact whose configuration holds one look changed."""
+    config = {"low": float("nan"), "high": float("inf")}
+    seal(tmp_path, Manifest(kind="scores", name="x", config=config))
+    assert reusable(tmp_path, "scores", config) is not None
+    assert math.isnan(read_manifest(tmp_path).config["low"])

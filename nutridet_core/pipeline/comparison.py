@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,17 @@ from nutridet_core.pipeline.training import read_choice
 from nutridet_core.priors import trivial_priors
 from nutridet_core.report import Curve, Kind, Row, leaderboard_text, write_report
 from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest, digest, git_commit, read_manifest, reusable, seal, stack_versions, writing
+from nutridet_core.store import (
+    MANIFEST,
+    Manifest,
+    digest,
+    git_commit,
+    read_manifest,
+    reusable,
+    seal,
+    stack_versions,
+    writing,
+)
 
 
 def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
@@ -61,7 +71,7 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
 
 
 def leaderboard_rows(context: Context, names: Sequence[str]) -> list[Row]:
-    """Priors, baseline, peer and experiments, each on the whole test split."""
+    """Priors, baseline, peer (where it was scored: OCR is an extra) and experiments, on the whole test split."""
     priors = [
         Row(prior.name, prior.summary, "prior", prior.scores, prior.samples, None)
         for prior in trivial_priors(context.layout.dataset, "test")
@@ -71,7 +81,8 @@ def leaderboard_rows(context: Context, names: Sequence[str]) -> list[Row]:
         (BASELINE, f"{context.profile.name} base, zero-shot", "baseline"),
         *((name, context.experiment(name).summary, "experiment") for name in names),
     ]
-    return priors + [_row(context, *subject) for subject in subjects]
+    left_out = set() if (context.layout.scores(PEER, "test") / MANIFEST).is_file() else {PEER}
+    return priors + [_row(context, *subject) for subject in subjects if subject[0] not in left_out]
 
 
 def best_experiment(context: Context, names: Sequence[str]) -> str:
@@ -112,7 +123,8 @@ def _adapter_bytes(context: Context, subject: str, kind: Kind) -> int | None:
 def _comparisons(rows: Sequence[Row], names: Sequence[str]) -> list[Comparison]:
     """Each experiment against the baseline and the peer, then the experiments in pairs."""
     samples = {row.name: row.samples for row in rows}
-    pairs = [(BASELINE, name) for name in names] + [(PEER, name) for name in names] + list(combinations(names, 2))
+    references = [reference for reference in (BASELINE, PEER) if reference in samples]
+    pairs = [*product(references, names), *combinations(names, 2)]
     return [compare(first, second, samples[first], samples[second]) for first, second in pairs]
 
 
