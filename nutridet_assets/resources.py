@@ -18,7 +18,6 @@ from nutridet_assets.launch import GRACE_SECONDS, Report, launch
 from nutridet_core.layout import Layout
 from nutridet_core.settings import Settings
 
-OWNERS = ["team:nutridet"]
 GPU = "gpu"
 """Pool of all workers. `deploy/dagster.yaml` gives it one slot: two trainings on one GPU run out of memory."""
 

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from nutridet_assets.definitions import defs
+from nutridet_assets.resources import GPU
 from nutridet_assets.worker import VERBS
 from nutridet_core import gate
 from nutridet_core.experiments import EXPERIMENTS
@@ -33,6 +34,22 @@ def test_the_graph_is_the_one_that_is_documented() -> None:
 def test_every_asset_says_what_it_is_whose_and_of_which_stage() -> None:
     for spec in _specs():
         assert spec.description and spec.owners and spec.kinds and spec.group_name != "default", spec.key
+
+
+def test_work_in_a_worker_takes_the_slot_of_the_pool() -> None:
+    """Two trainings on one GPU run out of memory."""
+    assets = {asset.key.to_user_string(): asset for asset in defs.resolve_asset_graph().assets_defs}
+    outside = {name for name, asset in assets.items() if asset.op.pool != GPU}
+    assert outside == {"best_checkpoint"}
+    assert {name for name, asset in assets.items() if "worker" not in asset.required_resource_keys} == outside
+
+
+def test_partitions_of_a_run_share_one_worker() -> None:
+    partitioned = [asset for asset in defs.resolve_asset_graph().assets_defs if asset.partitions_def is not None]
+    assert {asset.key.to_user_string() for asset in partitioned} == {
+        "adapter", "checkpoint_scores", "best_checkpoint", "experiment_scores",
+    }  # fmt: skip
+    assert {asset.backfill_policy for asset in partitioned} == {dg.BackfillPolicy.single_run()}
 
 
 def test_loading_imports_nothing_heavy() -> None:

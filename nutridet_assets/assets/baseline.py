@@ -3,18 +3,11 @@
 import dagster as dg
 
 from nutridet_assets import metadata
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.assets.declare import asset
+from nutridet_assets.resources import Results, Worker, artifacts
 
 
-@dg.asset(
-    group_name="baseline",
-    deps=["nutrition_dataset"],
-    owners=OWNERS,
-    kinds={"pytorch", "huggingface"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("baseline", deps=["nutrition_dataset"], kinds={"pytorch", "huggingface"})
 def baseline_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The base model without any adapter, zero-shot, on selection and test."""
     yield from worker.run(context, "score_baseline")
@@ -25,15 +18,7 @@ def baseline_scores(context: dg.AssetExecutionContext, worker: Worker) -> Result
     )
 
 
-@dg.asset(
-    group_name="baseline",
-    deps=["nutrition_dataset"],
-    owners=OWNERS,
-    kinds={"onnx", "python"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("baseline", deps=["nutrition_dataset"], kinds={"onnx", "python"})
 def peer_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """What a user would pick instead: OCR with nutrient words, on the same test photos."""
     yield from worker.run(context, "score_peer")

@@ -5,19 +5,16 @@ import json
 import dagster as dg
 
 from nutridet_assets import checks, metadata
+from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import experiments, finished_experiments
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.resources import Results, Worker, artifacts
 
 
-@dg.asset(
-    group_name="comparison",
+@asset(
+    "comparison",
     deps=["baseline_scores", "peer_scores", "best_checkpoint", "experiment_scores"],
-    check_specs=checks.specs("leaderboard", "beats_baseline"),
-    owners=OWNERS,
+    checks=["beats_baseline"],
     kinds={"html", "matplotlib", "mlflow"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def leaderboard(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """All scored experiments against the baseline, the peer and trivial answers: intervals, paired tests, overlays."""

@@ -3,18 +3,11 @@
 import dagster as dg
 
 from nutridet_assets import checks, metadata
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.assets.declare import asset
+from nutridet_assets.resources import Results, Worker, artifacts
 
 
-@dg.asset(
-    group_name="dataset",
-    check_specs=checks.specs("nutrition_dataset", "boxes_valid", "splits_disjoint"),
-    owners=OWNERS,
-    kinds={"huggingface", "python"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("dataset", checks=["boxes_valid", "splits_disjoint"], kinds={"huggingface", "python"})
 def nutrition_dataset(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Photos and boxes of the source: upright, validated, deduplicated, split by product, fingerprinted."""
     yield from worker.run(context, "prepare_dataset")
@@ -37,15 +30,7 @@ def nutrition_dataset(context: dg.AssetExecutionContext, worker: Worker) -> Resu
     )
 
 
-@dg.asset(
-    group_name="dataset",
-    deps=["nutrition_dataset"],
-    owners=OWNERS,
-    kinds={"matplotlib"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("dataset", deps=["nutrition_dataset"], kinds={"matplotlib"})
 def dataset_report(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Counts, distributions, a sample sheet, what was set aside, and what trivial answers would score."""
     yield from worker.run(context, "report_dataset")

@@ -3,21 +3,19 @@
 import dagster as dg
 
 from nutridet_assets import checks, metadata
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.assets.declare import asset
+from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.store import MANIFEST
 
 _SHOWN = 12
 
 
-@dg.asset(
-    group_name="monitoring",
+@asset(
+    "monitoring",
     deps=["nutrition_dataset", "registered_model"],
-    check_specs=checks.specs("champion_reevaluation", "not_regressed", blocking=False),
-    owners=OWNERS,
+    checks=["not_regressed"],
+    blocking=False,
     kinds={"pytorch", "mlflow"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def champion_reevaluation(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The registered champion scored again on today's test photos, and held to what it scored when registered."""

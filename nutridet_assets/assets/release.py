@@ -6,52 +6,31 @@ from pathlib import Path
 import dagster as dg
 
 from nutridet_assets import checks, metadata
+from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import finished_experiments
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.scores import Scores
 
 
-@dg.asset(
-    group_name="release",
-    deps=["leaderboard"],
-    check_specs=checks.specs("merged_model", "merge_base"),
-    owners=OWNERS,
-    kinds={"pytorch", "huggingface"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("release", deps=["leaderboard"], checks=["merge_base"], kinds={"pytorch", "huggingface"})
 def merged_model(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The best experiment's chosen checkpoint merged into pristine bf16 weights, never into 4-bit ones."""
     yield from worker.run(context, "merge_best", finished_experiments(artifacts()))
     yield _model("merged_model", artifacts().merged(_current()["release"]))
 
 
-@dg.asset(
-    group_name="release",
-    deps=["merged_model"],
-    check_specs=checks.specs("fp8_model", "fp8_modules"),
-    owners=OWNERS,
-    kinds={"pytorch", "huggingface", "vllm"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("release", deps=["merged_model"], checks=["fp8_modules"], kinds={"pytorch", "huggingface", "vllm"})
 def fp8_model(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """FP8 W8A8 with dynamic activations, as compressed-tensors; vision tower and lm_head keep bf16."""
     yield from worker.run(context, "quantize_merged")
     yield _model("fp8_model", artifacts().fp8(_current()["release"]))
 
 
-@dg.asset(
-    group_name="release",
+@asset(
+    "release",
     deps=["experiment_scores", "merged_model", "fp8_model"],
-    check_specs=checks.specs("release_scores", "merge_parity", "fp8_parity"),
-    owners=OWNERS,
+    checks=["merge_parity", "fp8_parity"],
     kinds={"pytorch", "huggingface"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def release_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Merged and FP8 weights on the full test split, against the adapter they come from: scores, size, latency."""
@@ -77,15 +56,7 @@ def release_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results
     )
 
 
-@dg.asset(
-    group_name="release",
-    deps=["merged_model", "fp8_model", "release_scores"],
-    owners=OWNERS,
-    kinds={"mlflow"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("release", deps=["merged_model", "fp8_model", "release_scores"], kinds={"mlflow"})
 def registered_model(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """A version in MLflow's registry: `challenger`, and `champion` if it is not worse than the one there.
 
@@ -99,15 +70,7 @@ def registered_model(context: dg.AssetExecutionContext, worker: Worker) -> Resul
     )
 
 
-@dg.asset(
-    group_name="release",
-    deps=["leaderboard", "registered_model"],
-    owners=OWNERS,
-    kinds={"markdown"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("release", deps=["leaderboard", "registered_model"], kinds={"markdown"})
 def model_card(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The card of a release that passed the gate, every value from manifests and scores."""
     yield from worker.run(context, "write_card", finished_experiments(artifacts()))
@@ -118,15 +81,7 @@ def model_card(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     )
 
 
-@dg.asset(
-    group_name="release",
-    deps=["fp8_model", "registered_model"],
-    owners=OWNERS,
-    kinds={"nvidia", "vllm"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
-)
+@asset("release", deps=["fp8_model", "registered_model"], kinds={"nvidia", "vllm"})
 def triton_repository(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Model repository for Triton's vLLM backend that serves the FP8 weights of a release that passed the gate."""
     yield from worker.run(context, "build_triton_repository")

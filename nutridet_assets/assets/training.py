@@ -8,22 +8,17 @@ from pathlib import Path
 import dagster as dg
 
 from nutridet_assets import checks, metadata
-from nutridet_assets.partitions import experiments, one_run
-from nutridet_assets.resources import GPU, OWNERS, Results, Worker, artifacts
+from nutridet_assets.assets.declare import asset
+from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.layout import Layout
 
 
-@dg.asset(
-    group_name="training",
+@asset(
+    "training",
     deps=["nutrition_dataset"],
-    partitions_def=experiments,
-    backfill_policy=one_run,
-    check_specs=checks.specs("adapter", "label_audit", "module_audit", "gradient_audit"),
-    owners=OWNERS,
+    checks=["label_audit", "module_audit", "gradient_audit"],
+    per_experiment=True,
     kinds={"pytorch", "huggingface", "mlflow"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def adapter(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """QLoRA fine-tuning; every epoch leaves a sealed checkpoint, and a killed run continues from the last one."""
@@ -44,17 +39,12 @@ def adapter(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     )
 
 
-@dg.asset(
-    group_name="training",
+@asset(
+    "training",
     deps=["nutrition_dataset", "adapter"],
-    partitions_def=experiments,
-    backfill_policy=one_run,
-    check_specs=checks.specs("checkpoint_scores", "contract_audit", "adapter_active"),
-    owners=OWNERS,
+    checks=["contract_audit", "adapter_active"],
+    per_experiment=True,
     kinds={"pytorch", "huggingface"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Every checkpoint scored on selection, by changing adapters on one loaded base model."""
@@ -75,16 +65,7 @@ def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
     )
 
 
-@dg.asset(
-    group_name="training",
-    deps=["checkpoint_scores"],
-    partitions_def=experiments,
-    backfill_policy=one_run,
-    owners=OWNERS,
-    kinds={"python"},
-    code_version="1",
-    tags={"runs_in": "step"},
-)
+@asset("training", deps=["checkpoint_scores"], per_experiment=True, in_worker=False, kinds={"python"})
 def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     """The checkpoint with the highest mean IoU on selection, and the curve that says so. Test decides nothing."""
     from nutridet_core.pipeline.context import Context
@@ -104,17 +85,12 @@ def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     )
 
 
-@dg.asset(
-    group_name="training",
+@asset(
+    "training",
     deps=["nutrition_dataset", "best_checkpoint"],
-    partitions_def=experiments,
-    backfill_policy=one_run,
-    check_specs=checks.specs("experiment_scores", "parse_failures"),
-    owners=OWNERS,
+    checks=["parse_failures"],
+    per_experiment=True,
     kinds={"pytorch", "huggingface"},
-    code_version="1",
-    tags={"runs_in": "worker"},
-    pool=GPU,
 )
 def experiment_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The chosen checkpoint of each experiment scored on test, once."""

@@ -1,0 +1,54 @@
+"""Declaring an asset: `dg.asset` with what all assets of this project have in common.
+
+Belongs here: owners, versions, the pool of the workers, partitions by experiment. Does not belong here:
+anything about one asset, which stands on its own decorator.
+"""
+
+from collections.abc import Callable, Iterable
+
+import dagster as dg
+
+from nutridet_assets import checks as asset_checks
+from nutridet_assets.partitions import experiments, one_run
+from nutridet_assets.resources import GPU, Results
+
+_OWNERS = ["team:nutridet"]
+
+Body = Callable[..., Results]
+
+
+def asset(
+    group: str,
+    *,
+    kinds: set[str],
+    deps: Iterable[str] = (),
+    checks: Iterable[str] = (),
+    blocking: bool = True,
+    per_experiment: bool = False,
+    in_worker: bool = True,
+    code_version: str = "1",
+) -> Callable[[Body], dg.AssetsDefinition]:
+    """Make a function an asset of its own name and docstring.
+
+    Args:
+        checks: names of the checks that it evaluates itself.
+        blocking: whether a failed one stops what lies downstream.
+        per_experiment: one partition per experiment, and one run for any number of them.
+        in_worker: whether its work is done in a worker process, which takes the slot of the pool.
+    """
+
+    def declare(body: Body) -> dg.AssetsDefinition:
+        return dg.asset(
+            group_name=group,
+            deps=list(deps),
+            kinds=kinds,
+            check_specs=asset_checks.specs(body.__name__, *checks, blocking=blocking),
+            partitions_def=experiments if per_experiment else None,
+            backfill_policy=one_run if per_experiment else None,
+            owners=_OWNERS,
+            code_version=code_version,
+            tags={"runs_in": "worker" if in_worker else "step"},
+            pool=GPU if in_worker else None,
+        )(body)
+
+    return declare
