@@ -1,17 +1,15 @@
 """Scores: how well boxes were found, with n and a 95 % interval on every number.
 
-Belongs here: the metrics and the result object. Does not belong here: running a model
-(`evaluate`), comparing two results (`compare`), pictures (`report`).
+Belongs here: the metrics and the result object. Does not belong here: COCO's average precision
+(`average_precision`), running a model (`evaluate`), comparing two results (`compare`), pictures (`report`).
 
 Definitions: `mean_iou` is the seed's: for each ground-truth box the best IoU of any prediction on
 that photo (0 if none), averaged over all ground-truth boxes. Precision, recall and F1 match
-one-to-one (Hungarian). AP is COCO's (pycocotools). Intervals are percentile bootstraps over photos.
+one-to-one (Hungarian). AP is COCO's. Intervals are percentile bootstraps over photos.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nutridet_core import average_precision
 from nutridet_core.answers import FAILURES, Form, Problem
 from nutridet_core.boxes import Box, iou_matrix
 
@@ -251,66 +250,17 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
-    names = ("ap", "ap_50", "ap_75")
     if not any(sample.truth for sample in samples):
-        return {name: Estimate(float("nan"), float("nan"), float("nan")) for name in names}
-    evaluator = _coco_evaluator(samples)
-    point = _accumulate(evaluator, range(len(samples)))
-    rng = np.random.default_rng(_SEED)
-    draws = np.array(
-        [_accumulate(evaluator, rng.integers(0, len(samples), len(samples)).tolist()) for _ in range(_AP_RESAMPLES)]
+        return {name: Estimate(float("nan"), float("nan"), float("nan")) for name in average_precision.NAMES}
+    precision = average_precision.AveragePrecision(
+        [sample.truth for sample in samples],
+        [sample.predicted for sample in samples],
+        [sample.confidence for sample in samples],
     )
+    photos, rng = len(samples), np.random.default_rng(_SEED)
+    point = precision.over(range(photos))
+    draws = np.array([precision.over(rng.integers(0, photos, photos).tolist()) for _ in range(_AP_RESAMPLES)])
     return {
-        name: interval(value, draws[:, column]) for column, (name, value) in enumerate(zip(names, point, strict=True))
+        name: interval(float(value), draws[:, column])
+        for column, (name, value) in enumerate(zip(average_precision.NAMES, point, strict=True))
     }
-
-
-def _coco_evaluator(samples: Sequence[Sample]) -> Any:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth, found = COCO(), COCO()
-    images = [{"id": number} for number in range(len(samples))]
-    for coco, boxes_of, scored in ((truth, "truth", False), (found, "predicted", True)):
-        annotations = [
-            _annotation(number, box, sample.confidence if scored else None)
-            for number, sample in enumerate(samples)
-            for box in getattr(sample, boxes_of)
-        ]
-        for index, annotation in enumerate(annotations, start=1):
-            annotation["id"] = index
-        coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-    evaluator = COCOeval(truth, found, "bbox")
-    evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0.0, 1e10]], ["all"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-    return evaluator
-
-
-def _annotation(image: int, box: Box, confidence: float | None) -> dict[str, Any]:
-    scale = 1000  # COCO's area and IoU do not care about the unit
-    x0, y0, x1, y1 = (scale * value for value in box.as_tuple())
-    annotation = {"image_id": image, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
-                  "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "ignore": 0}  # fmt: skip
-    return annotation if confidence is None else {**annotation, "score": confidence}
-
-
-def _accumulate(evaluator: Any, chosen: Sequence[int]) -> tuple[float, float, float]:
-    """AP, AP50 and AP75 over the chosen photos; COCO's evaluation per photo is reused."""
-    from copy import copy, deepcopy
-
-    resampled = copy(evaluator)
-    resampled.params, resampled._paramsEval = deepcopy(evaluator.params), deepcopy(evaluator._paramsEval)
-    resampled.evalImgs = [evaluator.evalImgs[number] for number in chosen]
-    resampled.params.imgIds = resampled._paramsEval.imgIds = list(range(len(chosen)))
-    with contextlib.redirect_stdout(io.StringIO()):
-        resampled.accumulate()
-    precision = resampled.eval["precision"][:, :, 0, 0, -1]  # (IoU threshold, recall); -1 where there is no truth
-    return _mean(precision), _mean(precision[0]), _mean(precision[5])
-
-
-def _mean(precision: Array) -> float:
-    valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else float("nan")

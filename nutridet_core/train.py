@@ -1,7 +1,8 @@
 """Fine-tuning: one experiment, through TRL's SFTTrainer, PEFT and bitsandbytes.
 
 Belongs here: the trainer's set-up, its audits, its checkpoints. Does not belong here: what is
-trained (`experiments`), on what (`profiles`), or what the checkpoints are worth (`evaluate`).
+trained (`experiments`), on what (`profiles`), what happens meanwhile (`watch`), or what the
+checkpoints are worth (`evaluate`).
 
 Every epoch leaves a sealed checkpoint. A killed run continues from the newest complete one; a torn
 one is deleted, never used; a folder of another configuration is started afresh.
@@ -24,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nutridet_core.answers import write_answer
-from nutridet_core.audits import Audit, audit_gradients, audit_labels, audit_modules
+from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.experiments import Experiment
@@ -33,6 +34,7 @@ from nutridet_core.models import base_source, compute_dtype, count_parameters, l
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
+from nutridet_core.watch import Watch
 
 TERMINATOR = "<|im_end|>\n"
 """What ends a turn in ChatML. Without it in the loss a model never learns to stop."""
@@ -88,7 +90,7 @@ def train(
         return done
     resume_from = prepare_folder(run.folder, config)
     processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
-    watch = Watch(run, prompt_text(run.profile.contract, processor), log, on_metrics)
+    watch = Watch(run.experiment, run.profile.architecture, _checkpoint_manifest(run, processor), log, on_metrics)
     trainer = build_trainer(run, processor, watch)
     if "vision" not in run.experiment.towers:
         cache_features(trainer.model, run.profile.architecture, features or FeatureStore())
@@ -226,64 +228,17 @@ def _arguments(run: TrainingRun) -> SFTConfig:
     )
 
 
-class Watch(TrainerCallback):
-    """Seals checkpoints, audits the first gradient, reports progress."""
-
-    def __init__(
-        self,
-        run: TrainingRun,
-        prompt: str,
-        log: Callable[[str], None],
-        on_metrics: Callable[[dict[str, float], int], None],
-    ) -> None:
-        self.run, self.prompt, self.log, self.on_metrics = run, prompt, log, on_metrics
-        self.gradients: Audit | None = None
-        self.config_digest = digest(run.config)
-        self.began, self.first_step, self.last_line = time.monotonic(), 0, 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock after resuming, so that speed counts only what this process did."""
-        self.began, self.first_step = time.monotonic(), state.global_step
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Audit the first gradients."""
-        if self.gradients is None:
-            family = self.run.profile.architecture
-            self.gradients = audit_gradients(model, family, self.run.experiment.towers).require()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A line at least every ten seconds."""
-        now = time.monotonic()
-        if now - self.last_line < 10 and state.global_step < state.max_steps:
-            return
-        self.last_line = now
-        speed = (state.global_step - self.first_step) / max(1e-9, now - self.began)
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        left = (state.max_steps - state.global_step) / max(1e-9, speed)
-        self.log(
-            f"{self.run.experiment.name}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, "
-            f"loss {loss:.3f}, {speed * args.train_batch_size:.1f} images/s, {left:.0f} s left"
-        )
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Pass the trainer's numbers on."""
-        self.on_metrics({f"train/{name}": value for name, value in (logs or {}).items()}, state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal the checkpoint that was just written: from here on it exists."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        profile = self.run.profile
-        seal(
-            folder,
-            Manifest(
-                kind="checkpoint",
-                name=f"{self.run.experiment.name}/{folder.name}",
-                contract=profile.contract.hash,
-                data_fingerprint=read_manifest(self.run.dataset, verify=False).data_fingerprint,
-                config={"digest": self.config_digest},
-                facts={"step": state.global_step, "epoch": state.epoch, "prompt": self.prompt},
-            ),
-        )
+def _checkpoint_manifest(run: TrainingRun, processor: Any) -> Manifest:
+    """What every checkpoint of the run has in common."""
+    config = run.config
+    return Manifest(
+        kind="checkpoint",
+        name=run.experiment.name,
+        contract=run.profile.contract.hash,
+        data_fingerprint=config["data_fingerprint"],
+        config={"digest": digest(config)},
+        facts={"prompt": prompt_text(run.profile.contract, processor)},
+    )
 
 
 def _audit_first_rows(trainer: SFTTrainer, run: TrainingRun, processor: Any) -> Audit:
