@@ -24,12 +24,11 @@ from typing import IO, Any
 import dagster as dg
 
 from nutridet_assets.worker import LAUNCHER_PID, RUN_ID
+from nutridet_core.threads import PASSIVE
 
 GRACE_SECONDS = 20.0
 """From SIGTERM to SIGKILL: time for a worker to mark its MLflow run as failed."""
 _SILENCE_SECONDS = 12.0
-_DEFAULTS = {"OMP_WAIT_POLICY": "passive"}
-"""Threads that wait should sleep: beside another process on the same cores, spinning made steps ten times slower."""
 _TAIL_LINES = 15
 
 Log = Callable[[str], None]
@@ -65,7 +64,7 @@ def launch(
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
         own = {RUN_ID: context.run_id, LAUNCHER_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        environment = {**_DEFAULTS, **os.environ, **own, **session.get_bootstrap_env_vars()}
+        environment = {**PASSIVE, **os.environ, **own, **session.get_bootstrap_env_vars()}
         with running(command, environment, grace_seconds) as process, listening(process, context.log) as heard:
             _wait(process, heard, context.log.info)
     return Report(process.returncode, tuple(session.get_custom_messages()), "\n".join(heard.tail))

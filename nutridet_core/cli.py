@@ -15,6 +15,7 @@ import typer
 
 from nutridet_core.errors import NutridetError
 from nutridet_core.settings import Settings
+from nutridet_core.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from nutridet_core.pipeline.context import Context
@@ -31,6 +32,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @app.command(name=function.__name__)
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
+        let_threads_sleep()  # before the command loads torch
         try:
             function(*args, **kwargs)
         except NutridetError as error:

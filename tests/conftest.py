@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 
 from nutridet_core.experiments import EXPERIMENTS, Experiment
 from nutridet_core.profiles import TINY, Profile
+from nutridet_core.threads import let_threads_sleep
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on shared cores, threads that spin starve the rest
+let_threads_sleep()  # before torch
 
 PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"import sys, nutridet_core.cli as cli\ntry: cli.app(['train', '--help'])\nexcept SystemExit: print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(("given", "in_force"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_of_a_command_sleep_while_they_wait(given: str | None, in_force: str) -> None:
+    """What OpenMP itself says that it does, once torch has loaded it."""
+    code = "import nutridet_core.cli as cli\n@cli.command\ndef load(): import torch\ncli.app(['load'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{in_force}'" in done.stderr
 
 
 def test_an_unknown_profile_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,17 @@ def test_a_result_comes_back() -> None:
     assert len(message["result"]["nested"]["long"]) == 500, "messages stay small"
 
 
+@pytest.mark.parametrize(("given", "in_force"), [(None, "passive"), ("active", "active")])
+def test_threads_of_a_worker_sleep_unless_its_user_decided(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, in_force: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    (message,) = _job("import os; return {'policy': os.environ.get('OMP_WAIT_POLICY')}").messages
+    assert message["result"] == {"policy": in_force}
+
+
 def test_an_error_of_the_project_is_reported_and_not_a_traceback() -> None:
     report = _job("raise NutridetError('is missing', where='a.json', remedy='Write it.')")
     assert report.exit_code == 1
