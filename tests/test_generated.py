@@ -8,16 +8,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from nutridet_core.data.generated import LABELS, Drawing, draw_page, draw_product_photo
 from nutridet_core.data.generated import photos as photos_module
 from nutridet_core.data.generated.camera import Camera, Pose, clip, visible_share
+from nutridet_core.data.generated.fronts import paint_front
+from nutridet_core.data.generated.hands import add_fingers, draw_grip
 from nutridet_core.data.generated.languages import LANGUAGES, NUTRIENTS
 from nutridet_core.data.generated.nutrients import draw_amounts
 from nutridet_core.data.generated.objects import BUILDERS, TABLE
 from nutridet_core.data.generated.palettes import BLACK, WHITE, Ink
 from nutridet_core.data.generated.panels import Panel, paint
+from nutridet_core.data.generated.pictures import fruit, heap, plate, scenery, texture
+from nutridet_core.data.generated.shapes import SHAPES, add_shape
 from nutridet_core.data.generated.tables import LAYOUTS
 
 Draw = Callable[[int, int], Drawing]
@@ -78,7 +82,7 @@ def test_every_label_is_known_and_occurs_on_pages(photos: list[Drawing], pages: 
 
 def test_shares_of_photos_by_number_of_tables(photos: list[Drawing]) -> None:
     counts = Counter(_tables(d) for d in photos)
-    assert 0.04 < counts[0] / PHOTOS < 0.18
+    assert 0.12 < counts[0] / PHOTOS < 0.3
     assert 0.03 < sum(n for tables, n in counts.items() if tables >= 2) / PHOTOS < 0.16
 
 
@@ -93,6 +97,57 @@ def test_every_table_on_the_face_has_a_box(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(photos_module, "_aim", spy)
     drawn = [_tables(draw_product_photo(8, index)) for index in range(PHOTOS)]
     assert drawn == planned
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fingers_stay_off_the_tables(seed: int) -> None:
+    rng = random.Random(seed)
+    tables = [(150.0, 120.0, 260.0, 300.0)]
+    grip = draw_grip((90, 50, 320, 380), tables, (400, 400), rng)
+    assert grip is not None
+    image = Image.new("RGB", (400, 400), WHITE)
+    add_fingers(image, grip, rng)
+    inked = (np.asarray(image) != WHITE).any(axis=-1)
+    assert inked.any()
+    assert inked[120:300, 150:260].mean() < 0.01  # soft rims may touch its border
+
+
+def test_no_hand_where_tables_reach_the_edges_of_the_pack() -> None:
+    grips = [draw_grip((50, 50, 350, 350), [(52, 60, 348, 340)], (400, 400), random.Random(seed)) for seed in range(9)]
+    assert grips == [None] * 9
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_shapes_hold_the_whole_print(kind: str) -> None:
+    pack = (120.0, 220.0, 300.0, 380.0)
+    for seed in range(5):
+        canvas = Image.new("RGB", (420, 480), WHITE)
+        shape = add_shape(canvas, pack, (200, 40, 40), kind, random.Random(seed))
+        mask = Image.new("L", canvas.size)
+        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in shape], fill=255)
+        assert np.asarray(mask)[222:379, 122:299].all()
+
+
+def test_a_front_stays_inside_its_rectangle() -> None:
+    for seed in range(8):
+        canvas = Image.new("RGB", (300, 300), WHITE)
+        paint_front(canvas, (60, 50, 220, 260), (30, 90, 60), random.Random(seed))
+        inked = np.argwhere((np.asarray(canvas) != WHITE).any(axis=-1))
+        assert inked.min(axis=0).tolist() >= [50, 60]
+        assert inked.max(axis=0)[0] < 260
+        assert inked.max(axis=0)[1] < 220
+        front = canvas.crop((60, 50, 220, 260))
+        assert len(front.getcolors(300 * 300) or []) > 10  # more than its ground
+
+
+@pytest.mark.parametrize("kind", [fruit, heap, plate, scenery, texture])
+def test_pictures_have_their_size_and_something_on_them(
+    kind: Callable[[random.Random, tuple[int, int]], Image.Image],
+) -> None:
+    for seed in range(4):
+        picture = kind(random.Random(seed), (70, 50))
+        assert (picture.mode, picture.size) == ("RGBA", (70, 50))
+        assert (np.asarray(picture)[..., 3] > 0).mean() > 0.02
 
 
 def test_table_areas_span_close_ups_and_whole_packs(photos: list[Drawing]) -> None:

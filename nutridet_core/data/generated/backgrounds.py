@@ -1,11 +1,12 @@
 """What lies behind the pack.
 
-Belongs here: counters, wood, stone, shelves, rooms, hands. Does not belong here: packs with
-readable print (`faces`).
+Belongs here: counters, wood, stone, shelves, rooms. Does not belong here: packs with readable
+print (`faces`) and hands (`hands`).
 """
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 import numpy as np
@@ -22,10 +23,7 @@ _COARSE = 6  # out-of-focus backgrounds are drawn this much smaller
 def draw_background(rng: Random, size: Size) -> Image.Image:
     """A random background."""
     kinds = (plain, wood, stone, shelf, room)
-    background = rng.choices(kinds, (0.28, 0.2, 0.15, 0.17, 0.2))[0](rng, size)
-    if rng.random() < 0.18:
-        _add_hand(background, rng)
-    return background
+    return rng.choices(kinds, (0.25, 0.17, 0.15, 0.26, 0.17))[0](rng, size)
 
 
 def plain(rng: Random, size: Size) -> Image.Image:
@@ -66,31 +64,60 @@ def stone(rng: Random, size: Size) -> Image.Image:
 
 
 def shelf(rng: Random, size: Size) -> Image.Image:
-    """Rows of out-of-focus packs."""
+    """Rows of packs, each kind several times in a row, above price rails; seen a little askew."""
     small = max(8, size[0] // 2), max(8, size[1] // 2)
-    image = Image.new("RGB", small, (45, 40, 38))
+    image = Image.new("RGB", small, draw_colour(rng, (0.0, 0.15), rng.choice(((0.05, 0.3), (0.5, 0.95)))))
     draw = ImageDraw.Draw(image)
-    row = small[1] // rng.randint(2, 3)
-    for top in range(0, small[1], row):
+    row = max(24, small[1] // rng.randint(2, 5))
+    rail = draw_colour(rng, (0, 0.1), rng.choice(((0.6, 0.95), (0.1, 0.4))))
+    thick = max(4, row // rng.randint(6, 10))
+    for top in range(-rng.randint(0, row), small[1], row):
         x = -rng.randint(0, 30)
         while x < small[0]:
-            width = rng.randint(25, 70)
-            _add_pack(draw, rng, (x, top + rng.randint(4, row // 3), x + width - 2, top + row - 12))
-            x += width
-        draw.rectangle((0, top + row - 11, small[0], top + row), fill=draw_colour(rng, (0, 0.1), (0.6, 0.95)))
-    blurred = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.8, 4)))
+            x = _add_facings(image, rng, (x, top + row // 6, top + row - thick))
+        draw.rectangle((0, top + row - thick, small[0], top + row), fill=rail)
+        _add_tags(draw, rng, (top + row - thick, top + row), small[0])
+    if rng.random() < 0.5:
+        image = _askew(image, rng.uniform(-15, 15))
+    blurred = image.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 3.5)))
     return blurred.resize(size, Image.Resampling.BILINEAR)
 
 
-def _add_pack(draw: ImageDraw.ImageDraw, rng: Random, rect: tuple[int, int, int, int]) -> None:
-    x0, y0, x1, y1 = rect
-    if y1 - y0 < 8 or x1 - x0 < 8:
-        return
-    draw.rectangle(rect, fill=draw_pack_colour(rng))
+def _add_facings(image: Image.Image, rng: Random, place: tuple[int, int, int]) -> int:
+    """One kind of pack, a few times from x on between top and bottom; returns where the next one starts."""
+    x, top, bottom = place
+    height = round((bottom - top) * rng.uniform(0.7, 1.0))
+    width = max(8, round(height * rng.uniform(0.3, 0.8)))
+    pack = Image.new("RGB", (width, max(8, height)), draw_pack_colour(rng))
+    draw = ImageDraw.Draw(pack)
+    for _ in range(rng.randint(2, 5)):
+        y, inset = rng.uniform(0, 0.9) * height, rng.uniform(0, 0.35) * width
+        shape = draw.ellipse if rng.random() < 0.35 else draw.rectangle
+        shape((inset, y, width - inset, y + rng.uniform(0.04, 0.35) * height), fill=draw_pack_colour(rng))
+    draw.line((width - 1, 0, width - 1, height), fill=(30, 30, 30))
     for _ in range(rng.randint(1, 4)):
-        y = rng.randint(y0, y1 - 4)
-        inset = rng.randint(2, (x1 - x0) // 3)
-        draw.rectangle((x0 + inset, y, x1 - inset, y + rng.randint(2, 12)), fill=draw_pack_colour(rng))
+        image.paste(pack, (x, bottom - pack.height))
+        x += width + rng.randint(0, 2)
+    return x
+
+
+def _add_tags(draw: ImageDraw.ImageDraw, rng: Random, span: tuple[int, int], width: int) -> None:
+    """Price tags along a rail."""
+    x, y0, y1 = rng.randint(0, 30), span[0], span[1]
+    field = rng.choice(((250, 250, 245), (250, 250, 245), (255, 225, 60)))
+    while x < width:
+        across = rng.randint(14, 26)
+        draw.rectangle((x, y0 + 1, x + across, y1 - 1), fill=field)
+        draw.rectangle((x + across // 3, y0 + 2, x + across - 3, (y0 + y1) // 2), fill=(50, 45, 45))
+        x += across + rng.randint(10, 60)
+
+
+def _askew(image: Image.Image, degrees: float) -> Image.Image:
+    """The image turned and enlarged so that no corner is empty."""
+    turned = image.rotate(degrees, Image.Resampling.BILINEAR)
+    share = 1 / (1 + 2.2 * abs(math.sin(math.radians(degrees))))
+    x, y = image.width * (1 - share) / 2, image.height * (1 - share) / 2
+    return turned.crop((round(x), round(y), round(image.width - x), round(image.height - y))).resize(image.size)
 
 
 def room(rng: Random, size: Size) -> Image.Image:
@@ -103,20 +130,5 @@ def room(rng: Random, size: Size) -> Image.Image:
         rect = (x, y, x + rng.randint(6, small[0]), y + rng.randint(4, small[1] // 2))
         shape = draw.ellipse if rng.random() < 0.3 else draw.rectangle
         shape(rect, fill=draw_colour(rng, (0.0, 0.6), (0.05, 0.95)))
-    blurred = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 3.0)))
+    blurred = image.filter(ImageFilter.BoxBlur(rng.uniform(0.6, 3.0)))
     return blurred.resize(size, Image.Resampling.BILINEAR)
-
-
-def _add_hand(image: Image.Image, rng: Random) -> None:
-    """Fingers that reach in from one side, behind the pack."""
-    draw = ImageDraw.Draw(image)
-    width, height = image.size
-    skin = rng.choice(((224, 172, 140), (198, 134, 98), (141, 85, 60), (240, 195, 165)))
-    left = rng.random() < 0.5
-    thick, top = height // rng.randint(9, 14), rng.uniform(0.2, 0.6) * height
-    for finger in range(4):
-        reach = width * rng.uniform(0.25, 0.4)
-        y = top + finger * thick * 0.95
-        x0, x1 = (-thick, reach) if left else (width - reach, width + thick)
-        shade = tuple(int(c * rng.uniform(0.85, 1.0)) for c in skin)
-        draw.rounded_rectangle((x0, y, x1, y + thick), thick / 2, fill=(shade[0], shade[1], shade[2]))

@@ -44,9 +44,14 @@ class Pose:
         return Pose(self.roll * share, tilt, self.bend * share, self.sag * share)
 
 
-def draw_pose(rng: Random) -> Pose:
-    """A hand-held pose: mostly a few degrees off, sometimes clearly tilted or on a bottle."""
-    spread = 0.05 if rng.random() < 0.8 else 0.16
+def draw_pose(rng: Random, spread: float | None = None) -> Pose:
+    """A hand-held pose: mostly a few degrees off, sometimes clearly tilted or on a bottle.
+
+    Args:
+        spread: standard deviation of the roll, radians; None draws the one of someone who reads a table.
+    """
+    if spread is None:
+        spread = 0.05 if rng.random() < 0.8 else 0.16
     tilt = 0.10 if rng.random() < 0.7 else 0.30
     bent = rng.random() < 0.22
     return Pose(

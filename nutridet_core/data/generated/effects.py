@@ -7,6 +7,7 @@ moves pixels to another place (`camera`).
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 Field = NDArray[np.float64]
 
+_GRAIN_SIDE, _GRAIN_SIGMA = 1024, 32  # px, grey levels
 _FIELD = 24  # light varies slowly: a coarse field suffices
 
 
@@ -37,14 +39,17 @@ def light(image: Image.Image, rng: Random) -> Image.Image:
     along = x * np.cos(angle) + y * np.sin(angle)
     field = 1 - slope * (1 + along) / 2 - rng.uniform(0, 0.2) * (x**2 + y**2) / 2
     if rng.random() < 0.25:
-        field = field * (1 - rng.uniform(0.15, 0.5) / (1 + np.exp(-(along - rng.uniform(-0.5, 0.7)) * 12)))
-    exposure = rng.uniform(0.4, 0.75) if rng.random() < 0.12 else rng.uniform(0.9, 1.25)
+        field = field * (1 - rng.uniform(0.15, 0.45) / (1 + np.exp(-(along - rng.uniform(-0.5, 0.7)) * 12)))
+    exposure = rng.uniform(0.45, 0.75) if rng.random() < 0.08 else rng.uniform(0.92, 1.4)
     cast = np.array([rng.uniform(0.88, 1.0), rng.uniform(0.93, 1.0), rng.uniform(0.8, 1.0)])
     return _multiplied(image, (field * exposure)[..., None] * cast)
 
 
 def _multiplied(image: Image.Image, field: Field) -> Image.Image:
-    layer = Image.fromarray((field * 255).clip(0, 255).astype(np.uint8))
+    peak = max(1.0, float(field.max()))
+    if peak > 1:
+        image = image.point([min(255, round(value * peak)) for value in range(256)] * 3)
+    layer = Image.fromarray((field / peak * 255).clip(0, 255).astype(np.uint8))
     return ImageChops.multiply(image, layer.resize(image.size, Image.Resampling.BILINEAR))
 
 
@@ -64,7 +69,7 @@ def blur(image: Image.Image, rng: Random) -> Image.Image:
     """Usually none or slight; sometimes out of focus or moved."""
     kind = rng.random()
     if kind < 0.35:
-        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.1)))
+        return image.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1.2)))
     if kind < 0.42:
         return image.filter(ImageFilter.GaussianBlur(rng.uniform(1.1, 2.0)))
     if kind < 0.5:
@@ -81,12 +86,20 @@ def _motion_blur(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def noise(image: Image.Image, rng: Random, sigma: float) -> Image.Image:
-    """Sensor noise of `sigma` grey levels."""
-    generator = np.random.default_rng(rng.getrandbits(63))
+    """Sensor noise of `sigma` grey levels: a random window of the one grain, which costs little."""
     width, height = image.size
-    grain = generator.standard_normal((height, width), dtype=np.float32) * sigma + 128
-    layer = Image.fromarray(grain.clip(0, 255).astype(np.uint8))
+    side = max(_GRAIN_SIDE, width, height)
+    left, top = rng.randint(0, side - width), rng.randint(0, side - height)
+    window = _grain(side).crop((left, top, left + width, top + height))
+    layer = window.point([round(128 + (v - 128) * sigma / _GRAIN_SIGMA) for v in range(256)])
     return ImageChops.add(image, Image.merge("RGB", (layer, layer, layer)), 1, -128)
+
+
+@lru_cache(maxsize=2)
+def _grain(side: int) -> Image.Image:
+    """Normal noise around 128, always the same."""
+    grain = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32) * _GRAIN_SIGMA + 128
+    return Image.fromarray(grain.clip(0, 255).astype(np.uint8))
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -11,16 +11,19 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from .camera import Rect
+from .camera import Points, Rect, outline
+from .fronts import paint_front
 from .languages import CLAIMS, PRODUCTS
 from .objects import BUILDERS, LOOKALIKES, PACK_LABELS
-from .palettes import Ink, draw_colour, draw_ink
+from .palettes import BLACK, Ink, blend, draw_colour, draw_ink, draw_pack_colour
 from .panels import BOLD, SERIF_BOLD, Colour, Panel, Text, paint, text_width
 
 _GUTTER = 0.9  # em between neighbouring objects
 _WIDEST_COLUMN = 30.0  # em
 _MOST_TRIES = 8  # per column
 _LEAST_SCALE = 0.55  # of the table's print size; nothing is printed smaller
+_FRONT_SHARE = 0.25  # of the regions around the tables
+_LEAST_FRONT = 7.0  # em of the tables' print along its shorter side
 _HEADLINE = ""  # the label of print that is not an object
 
 
@@ -31,12 +34,13 @@ class Face:
     canvas: Image.Image
     pack: Rect  # the part of the canvas that is pack
     ground: Colour
+    shape: Points  # outline of what stands before the background: the pack, its neck, lid or gable
     objects: list[tuple[str, Rect]] = field(default_factory=list)
 
 
 def new_face(rng: Random, size: tuple[int, int], pack: Rect, ground: Colour) -> Face:
     """A face without objects: ground colour and broad brand shapes."""
-    face = Face(Image.new("RGB", size, ground), pack, ground)
+    face = Face(Image.new("RGB", size, ground), pack, ground, outline(pack))
     if rng.random() < 0.5:
         _add_brand_shapes(face, rng)
     return face
@@ -72,8 +76,34 @@ def surround(face: Face, tables: Rect, em: float, rng: Random) -> None:
     else:
         regions = [(x0, y0, left, y1), (right, y0, x1, y1), (left, y0, right, top), (left, bottom, right, y1)]
     for region in regions:
-        if rng.random() < 0.85:
+        kind = rng.random()
+        if kind < _FRONT_SHARE:
+            add_front(face, region, em, rng)
+        elif kind < 0.9:
             fill(face, region, em, rng)
+
+
+def add_front(face: Face, region: Rect, em: float, rng: Random) -> None:
+    """The front, or a side of another shade, beyond a fold line; small regions stay empty."""
+    if min(region[2] - region[0], region[3] - region[1]) < _LEAST_FRONT * em:
+        return
+    ground = face.ground if rng.random() < 0.4 else draw_pack_colour(rng)
+    paint_front(face.canvas, region, ground, rng)
+    if rng.random() < 0.5:
+        ImageDraw.Draw(face.canvas).rectangle(region, outline=blend(ground, BLACK, rng.uniform(0.1, 0.4)), width=2)
+
+
+def add_row(face: Face, rng: Random) -> None:
+    """The same front several times side by side, as on a shelf."""
+    x0, y0, x1, y1 = face.pack
+    count, gap = rng.randint(2, 4), rng.randint(0, 12)
+    width = (x1 - x0 - gap) / count
+    cell = (x0, y0 + rng.uniform(0, 0.2) * (y1 - y0), x0 + width - gap, y1 - rng.uniform(0, 0.2) * (y1 - y0))
+    ImageDraw.Draw(face.canvas).rectangle(face.pack, fill=blend(face.ground, BLACK, 0.8))
+    paint_front(face.canvas, cell, face.ground, rng)
+    front = face.canvas.crop((round(cell[0]), round(cell[1]), round(cell[2]), round(cell[3])))
+    for number in range(1, count):
+        face.canvas.paste(front, (round(x0 + number * (width + gap / count)), round(cell[1])))
 
 
 def fill(face: Face, region: Rect, em: float, rng: Random, lookalike: str | None = None) -> None:

@@ -23,7 +23,8 @@ SERIF, SERIF_BOLD, MONO = "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono"
 _ALIGNMENT = {"l": 0.0, "m": 0.5, "r": 1.0}
 _LEAST_SPACE = 0.2  # em between two words
 _REFERENCE_PX = 64
-_SIZE_STEP = 1.05  # sizes snap to this ratio, so that rendered words can be reused between drawings
+_MOST_CACHED_PX = 40  # larger words are few and rarely the same
+_SIZE_STEP = 1.07  # sizes snap to this ratio, so that rendered words can be reused between drawings
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def _word_mask(word: str, face: str, size_index: int) -> tuple[Image.Image, int]
 def _paint_text(canvas: Image.Image, text: Text, left: float, top: float, em: float) -> None:
     px = max(3.0, text.size * em)
     index = math.floor(math.log(px, _SIZE_STEP))
-    words = [_word_mask(word, text.face, index) for word in text.string.split()]
+    mask_of = _word_mask if px < _MOST_CACHED_PX else _word_mask.__wrapped__
+    words = [mask_of(word, text.face, index) for word in text.string.split()]
     if not words:
         return
     # Hinting widens small print; the spaces give way so that a line keeps its nominal width.

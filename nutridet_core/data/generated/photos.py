@@ -10,18 +10,17 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFilter
-
 from nutridet_core.boxes import Box
 
-from .backgrounds import draw_background
-from .camera import Camera, Pose, Rect, clip, draw_pose, outline, visible_share
+from .camera import Camera, Pose, Rect, clip, draw_pose, visible_share
 from .drawing import Drawing
 from .effects import photograph
-from .faces import Face, draw_lookalike, fill, new_face, put, surround
+from .faces import Face, add_front, add_row, draw_lookalike, fill, new_face, put, surround
 from .objects import TABLE
 from .palettes import draw_ink, draw_pack_colour
 from .panels import Colour, Panel
+from .scene import compose
+from .shapes import SHAPES, add_shape
 from .tables import draw_table
 
 _OVERSAMPLING = 1.25  # face px per photo px: keeps small print crisp after the warp
@@ -29,6 +28,10 @@ _MARGIN = 0.2  # face beyond the frame on every side, which a rotated view revea
 _LEAST_VISIBLE = 0.8  # share of a table's bounds
 _MOST_CUT = 0.1  # per axis; both axes together still leave _LEAST_VISIBLE
 _TABLE_GAP = 1.2  # em between two tables
+_COUNT_SHARES = (0.20, 0.725, 0.06, 0.015)  # of photos with 0, 1, 2 and 3 tables
+_SHAPE_WEIGHTS, _FRONT_SHAPE_WEIGHTS = (0.68, 0.04, 0.06, 0.06, 0.16), (0.3, 0.3, 0.12, 0.1, 0.18)  # of `SHAPES`
+_HELD, _HELD_FRONT = 0.25, 0.55  # shares of packs held in a hand: with tables, without
+_FRONT_ROLL = 0.17  # radians; who shows a front does not care that print is level
 _ASPECTS = (0.75, 0.75, 0.75, 0.5625, 0.66, 1.0, 1.33, 1.33, 1.5, 1.78, 0.45)
 
 
@@ -55,12 +58,13 @@ def draw_product_photo(seed: int, index: int) -> Drawing:
     """A product photo; the same `(seed, index)` always gives the same photo."""
     rng = Random(f"photo:{seed}:{index}")
     ground = draw_pack_colour(rng)
-    count = rng.choices((0, 1, 2, 3), (0.10, 0.82, 0.065, 0.015))[0]
+    count = rng.choices((0, 1, 2, 3), _COUNT_SHARES)[0]
     ink = draw_ink(rng, ground, boxed=0.45)
     plan = _plan(tuple(draw_table(rng, ink) for _ in range(count)), rng)
     face = _paint_face(plan, ground, rng)
     camera = _aim(plan, rng)
-    image = photograph(_compose(face, camera, plan.size, rng), rng)
+    held = _HELD if plan.tables else _HELD_FRONT
+    image = photograph(compose(face, camera, plan.size, held, rng), rng)
     return Drawing(image, _visible_objects(face, camera, plan.size))
 
 
@@ -151,17 +155,41 @@ def _paint_face(plan: Plan, ground: Colour, rng: Random) -> Face:
     canvas = round(plan.frame[0] * (1 + 2 * _MARGIN)), round(plan.frame[1] * (1 + 2 * _MARGIN))
     pack = _draw_pack(plan, canvas, rng)
     face = new_face(rng, canvas, pack, ground)
-    if not plan.tables:
-        fill(face, pack, plan.em, rng, draw_lookalike(rng))
-        return face
     for panel, rect in plan.tables:
         put(face, TABLE, panel, rect[0], rect[1], plan.em)
-    surround(face, plan.block, plan.em, rng)
+    if plan.tables:
+        surround(face, plan.block, plan.em, rng)
+    else:
+        _fill_without_table(face, plan.em, rng)
+    weights = _SHAPE_WEIGHTS if plan.tables else _FRONT_SHAPE_WEIGHTS
+    face.shape = add_shape(face.canvas, pack, ground, rng.choices(SHAPES, weights)[0], rng)
     return face
 
 
+def _fill_without_table(face: Face, em: float, rng: Random) -> None:
+    """A front, a row of fronts, or a back whose first object resembles a table."""
+    kind = rng.random()
+    if kind < 0.65:
+        add_front(face, face.pack, 0.0, rng)
+    elif kind < 0.75:
+        add_row(face, rng)
+    else:
+        fill(face, face.pack, em, rng, draw_lookalike(rng))
+
+
 def _draw_pack(plan: Plan, canvas: tuple[int, int], rng: Random) -> Rect:
-    """The pack's outline on the canvas: each edge beyond the frame or somewhere inside it."""
+    """The pack's outline on the canvas."""
+    if plan.tables or rng.random() < 0.3:
+        return _draw_cut_pack(plan, canvas, rng)
+    height = rng.uniform(0.45, 0.95) * plan.frame[1]
+    width = min(height * rng.choice((0.35, 0.45, 0.55, 0.7, 0.8, 1.0, 1.6, 2.5)), plan.frame[0] * rng.uniform(0.6, 1.0))
+    x = plan.block[0] + rng.uniform(-0.15, 0.15) * plan.frame[0] - width / 2
+    y = plan.block[1] + rng.uniform(-0.05, 0.2) * plan.frame[1] - height / 2
+    return x, y, min(x + width, float(canvas[0])), min(y + height, float(canvas[1]))
+
+
+def _draw_cut_pack(plan: Plan, canvas: tuple[int, int], rng: Random) -> Rect:
+    """An outline around the tables: each edge beyond the frame or somewhere inside it."""
     pad = 0.6 * plan.em
     edges = []
     for axis in (0, 1):
@@ -180,7 +208,7 @@ def _draw_pack(plan: Plan, canvas: tuple[int, int], rng: Random) -> Rect:
 
 def _aim(plan: Plan, rng: Random) -> Camera:
     """A camera that keeps every table visible; its pose is relaxed until it does."""
-    pose = draw_pose(rng)
+    pose = draw_pose(rng, None if plan.tables else _FRONT_ROLL)
     for share in (1.0, 0.6, 0.3):
         camera = _camera(plan, pose.relaxed(share))
         shares = [visible_share(camera.bounds(rect), plan.size) for _, rect in plan.tables]
@@ -194,25 +222,6 @@ def _camera(plan: Plan, pose: Pose) -> Camera:
     scale = plan.size[0] / plan.frame[0], plan.size[1] / plan.frame[1]
     target = (x - _MARGIN * plan.frame[0]) * scale[0], (y - _MARGIN * plan.frame[1]) * scale[1]
     return Camera(pose, ((x, y), target), scale, plan.frame[0], max(plan.size))
-
-
-def _compose(face: Face, camera: Camera, size: tuple[int, int], rng: Random) -> Image.Image:
-    """The face in front of a background, with a soft shadow around it."""
-    background = draw_background(rng, size)
-    edge = [(float(x), float(y)) for x, y in camera.to_photo(outline(face.pack))]
-    mask = Image.new("L", size)
-    ImageDraw.Draw(mask).polygon(edge, fill=255)
-    if rng.random() < 0.6:
-        background.paste((0, 0, 0), (rng.randint(-8, 8), rng.randint(0, 10)), _shadow(mask, rng))
-    background.paste(camera.take(face.canvas, size), (0, 0), mask.filter(ImageFilter.BoxBlur(0.7)))
-    return background
-
-
-def _shadow(mask: Image.Image, rng: Random) -> Image.Image:
-    small = mask.resize((mask.width // 6, mask.height // 6))
-    small = small.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3)))
-    strength = rng.uniform(0.3, 0.7)
-    return small.point(lambda value: value * strength).resize(mask.size, Image.Resampling.BILINEAR)
 
 
 def _visible_objects(face: Face, camera: Camera, size: tuple[int, int]) -> tuple[tuple[str, Box], ...]:
