@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def write_json(path: Path, value: object) -> None:
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash what lies in `folder` and write its manifest, last. Returns the completed manifest."""
+    _set_modes(folder)
     complete = manifest.model_copy(
         update={
             "files": _hash_files(folder),
@@ -183,6 +185,15 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def _set_modes(folder: Path) -> None:
+    """What the umask asks for: safetensors writes files that only their owner may read."""
+    umask = os.umask(0o077)  # it can only be read by setting it; a file that another thread makes meanwhile is private
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != 0o666 & ~umask:
+            path.chmod(0o666 & ~umask)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

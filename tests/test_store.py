@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nutridet_core.errors import ArtifactError
 from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest, reusable, seal, writing
@@ -72,3 +74,22 @@ def test_a_number_that_is_not_defined_reads_back(tmp_path: Path) -> None:
     seal(tmp_path, Manifest(kind="scores", name="x", config=config))
     assert reusable(tmp_path, "scores", config) is not None
     assert math.isnan(read_manifest(tmp_path).config["low"])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_every_file_has_the_mode_that_the_umask_asks_for(tmp_path: Path, umask: int) -> None:
+    """Else nobody but the trainer can serve a model: safetensors makes its files private."""
+    before = os.umask(umask)
+    try:
+        with writing(tmp_path / "m") as draft:
+            (draft / "sub").mkdir()
+            for name in ("model.safetensors", "sub/model.safetensors"):
+                save_file({"weight": torch.zeros(2)}, draft / name)
+            (draft / "config.json").write_text("{}")
+            seal(draft, Manifest(kind="model", name="m"))
+        assert os.umask(umask) == umask, "the process keeps its umask"
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "m").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: 0o666 & ~umask for path in files}
