@@ -10,6 +10,7 @@ the active run is process-wide and ends with the process.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,18 @@ class Tracker:
         run = self.client.create_run(self.experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
         return str(run.info.run_id)
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether the run is there and nobody deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return bool(run.info.lifecycle_stage == "active")
+
     @contextmanager
     def step(self, run_id: str) -> Iterator[str]:
         """The run shows as running while the block does, then as finished, or failed when it raised."""
@@ -84,10 +97,17 @@ class Tracker:
         self.client.set_terminated(run_id, status="FINISHED")
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Finite values only: MLflow's SQL stores replace NaN by 0."""
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self.client.log_metric(run_id, name, float(value), step=step)
+        """All or none, and finite values only: MLflow's SQL stores replace NaN by 0."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self.client.log_batch(run_id, [Metric(name, value, now, step) for name, value in _finite(metrics).items()])
+
+    def has_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> bool:
+        """Whether these were logged. They are written in their order, so the last one vouches for all."""
+        name, value = list(_finite(metrics).items())[-1]
+        history = self.client.get_metric_history(run_id, name)
+        return any((point.step, point.value) == (step, value) for point in history)
 
     def log_params(self, run_id: str, params: Mapping[str, Any], prefix: str = "") -> None:
         """Nested mappings become dotted names."""
@@ -107,3 +127,9 @@ class Tracker:
     def log_folder(self, run_id: str, folder: Path, path: str) -> None:
         """All files of a folder, as artefacts under `path`."""
         self.client.log_artifacts(run_id, str(folder), path)
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and math.isfinite(value)
+    }

@@ -44,7 +44,7 @@ def write_release(context: Context, content: str, *, offset: float = 0.02) -> st
     """
     layout = context.layout
     checkpoint = layout.adapter(EXPERIMENT) / "checkpoint-4"
-    weights = write(context, checkpoint, "checkpoint", content).digest
+    weights = write(context, checkpoint, "checkpoint", content, facts={"step": 4}).digest
     release = weights[:12]
     write(context, checkpoint.parent, "adapter", content, audits=("label_audit", "module_audit", "gradient_audit"))
     answers = _answers(context, offset)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,18 @@ def test_a_re_evaluation_is_a_new_folder_compared_in_pairs(registered: Context) 
     assert first.mlflow_run_id == second.mlflow_run_id
     history = registered.tracker.client.get_metric_history(str(first.mlflow_run_id), "test.mean_iou")
     assert len(history) == 2
+
+
+def test_a_re_evaluation_that_was_killed_before_mlflow_heard_of_it_is_told_by_the_next(registered: Context) -> None:
+    reevaluate_champion(registered)
+    (folder,) = registered.layout.reevaluations.iterdir()
+    killed = Path(shutil.copytree(folder, folder.with_name("20200102T030405.000000Z")))
+    last = reevaluate_champion(registered)
+    history = registered.tracker.client.get_metric_history(str(last.mlflow_run_id), "test.mean_iou")
+    steps = sorted(point.step for point in history)
+    assert len(steps) == 3
+    assert steps[0] == int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
+    assert load_scores(killed).metrics["mean_iou"].value == history[0].value
 
 
 def test_a_re_evaluation_on_other_photos_is_compared_as_two_samples(registered: Context) -> None:

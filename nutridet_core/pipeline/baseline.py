@@ -6,11 +6,11 @@ import time
 
 from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.data.examples import Split
-from nutridet_core.evaluate import load_scores, sample
+from nutridet_core.evaluate import sample
 from nutridet_core.peer import find_table, form_of, line_reader
-from nutridet_core.pipeline.context import Context, keep_scores, progress, score_model, scores_config
+from nutridet_core.pipeline.context import Context, keep_scores, kept_scores, progress, score_model, scores_config
 from nutridet_core.scores import Sample, Scores
-from nutridet_core.store import digest, reusable
+from nutridet_core.store import digest
 
 BASELINE = "baseline"
 PEER = "peer"
@@ -43,10 +43,10 @@ def score_baseline(context: Context) -> dict[Split, Scores]:
 def score_peer(context: Context) -> Scores:
     """OCR with nutrient words, on the same test photos."""
     config = scores_config(context, _PEER_VERSION)
-    folder = context.layout.scores(PEER, "test")
-    if reusable(folder, "scores", config):
-        return load_scores(folder)
     run_id = context.open_run(PEER, config, stage="baseline")
+    kept = kept_scores(context, PEER, "test", config=config, run_id=run_id)
+    if kept:
+        return kept
     with context.tracker.step(run_id):
         samples = _read_photos(context)
         return keep_scores(context, PEER, "test", samples, config=config, facts={}, run_id=run_id)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from nutridet_core.data.examples import Split
@@ -77,6 +78,13 @@ class Context:
         self.tracker.log_dataset(run, "nutrition_dataset", self.fingerprint, source)
         return run
 
+    def run_of(self, manifest: Manifest, name: str, *, stage: str) -> str:
+        """The MLflow run that made an artefact; opened anew where MLflow no longer has it."""
+        made_it = manifest.mlflow_run_id
+        if made_it and self.tracker.has_run(made_it):
+            return made_it
+        return self.open_run(name, manifest.config, stage=stage)
+
 
 def score_model(
     context: Context,
@@ -97,11 +105,10 @@ def score_model(
         load: gives (model, processor); not called when the scores are there.
         check: looks at the loaded model before it answers; what it returns goes into the manifest.
     """
-    folder = context.layout.scores(subject, split)
     config = scores_config(context, weights)
-    if reusable(folder, "scores", config):
-        context.log(f"{subject}: already scored on {split}")
-        return load_scores(folder)
+    kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step)
+    if kept:
+        return kept
     model, processor = load()
     facts = check(model, processor)
     samples = answer_split(
@@ -123,6 +130,26 @@ def scores_config(context: Context, weights: str) -> dict[str, Any]:
         "contract": context.profile.contract.hash,
         "max_new_tokens": context.profile.max_new_tokens,
     }
+
+
+def kept_scores(
+    context: Context, subject: str, split: Split, *, config: dict[str, Any], run_id: str, step: int = 0
+) -> Scores | None:
+    """The scores that are there under this configuration, if there are any.
+
+    MLflow is told of them where it does not know: their process may have been killed before it could.
+
+    Args:
+        run_id: where they are logged when the run that their manifest names is gone.
+    """
+    folder = context.layout.scores(subject, split)
+    manifest = reusable(folder, "scores", config)
+    if manifest is None:
+        return None
+    context.log(f"{subject}: already scored on {split}")
+    scores, own = load_scores(folder), manifest.mlflow_run_id
+    _record(context, folder, scores, own if own and context.tracker.has_run(own) else run_id, step)
+    return scores
 
 
 def keep_scores(
@@ -148,10 +175,16 @@ def keep_scores(
         mlflow_run_id=run_id,
     )
     scores = save_scores(folder, subject, split, samples, manifest)
-    context.tracker.log_metrics(run_id, scores.mlflow_metrics, step)
-    context.tracker.log_folder(run_id, folder, f"scores/{subject}/{split}")
+    _record(context, folder, scores, run_id, step)
     context.log(f"{subject} on {split}: {scores.headline}")
     return scores
+
+
+def _record(context: Context, folder: Path, scores: Scores, run_id: str, step: int) -> None:
+    """Log scores to MLflow, metrics last: where they are, the files are too."""
+    if not context.tracker.has_metrics(run_id, scores.mlflow_metrics, step):
+        context.tracker.log_folder(run_id, folder, f"scores/{scores.subject}/{scores.split}")
+        context.tracker.log_metrics(run_id, scores.mlflow_metrics, step)
 
 
 def progress(context: Context, what: str) -> Callable[[int, int], None]:

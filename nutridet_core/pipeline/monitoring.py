@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from nutridet_core.audits import audit_not_regressed
 from nutridet_core.compare import Comparison, compare, compare_unpaired
@@ -12,7 +13,10 @@ from nutridet_core.pipeline.context import Context, progress
 from nutridet_core.pipeline.release import model_registry
 from nutridet_core.registry import CHAMPION, Release
 from nutridet_core.scores import Sample, Scores, score
-from nutridet_core.store import Manifest, read_manifest
+from nutridet_core.store import MANIFEST, Manifest, read_manifest
+
+_RUN = "champion re-evaluation"
+_STAMP = "%Y%m%dT%H%M%S.%fZ"
 
 
 def reevaluate_champion(context: Context) -> Manifest:
@@ -23,11 +27,10 @@ def reevaluate_champion(context: Context) -> Manifest:
     """
     from nutridet_core.models import Source, load_model, load_processor
 
-    holder = model_registry(context).holder(CHAMPION)
+    registry = model_registry(context)
+    holder = registry.holder(CHAMPION)
     if holder is None:
-        raise ArtifactError(
-            "no champion", where=model_registry(context).model, remedy="Materialise registered_model first."
-        )
+        raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
     version, release = holder
     release.verify()
     profile, source = context.profile, Source(str(release.merged))
@@ -41,16 +44,13 @@ def reevaluate_champion(context: Context) -> Manifest:
 
 def past_reevaluations(context: Context) -> list[tuple[datetime, Scores]]:
     """(when, scores) of every re-evaluation, oldest first."""
-    folders = sorted(path.parent for path in context.layout.reevaluations.glob("*/nutridet.json"))
-    return [(_when(folder.name), load_scores(folder)) for folder in folders]
+    return [(_when(folder), load_scores(folder)) for folder in _folders(context)]
 
 
 def _keep(context: Context, version: str, release: Release, samples: list[Sample]) -> Manifest:
     now = datetime.now(UTC)
     folder = context.layout.reevaluations / now.strftime(_STAMP)
-    run_id = context.open_run(
-        "champion re-evaluation", {"release": release.name, "version": version}, stage="monitoring"
-    )
+    run_id = context.open_run(_RUN, {"release": release.name, "version": version}, stage="monitoring")
     audit = audit_not_regressed(_against_registration(context, release, samples))
     manifest = Manifest(
         kind="scores",
@@ -62,10 +62,19 @@ def _keep(context: Context, version: str, release: Release, samples: list[Sample
         mlflow_run_id=run_id,
     )
     with context.tracker.step(run_id):
-        scores = save_scores(folder, f"champion v{version}", "test", samples, manifest)
-        context.tracker.log_metrics(run_id, scores.mlflow_metrics, step=int(now.timestamp()))
+        save_scores(folder, f"champion v{version}", "test", samples, manifest)
+        _record(context)
     context.log(audit.summary)
     return read_manifest(folder)
+
+
+def _record(context: Context) -> None:
+    """Log to MLflow what it does not know yet: the newest re-evaluation, and those that were killed before this."""
+    for folder in _folders(context):
+        run_id = context.run_of(read_manifest(folder, kind="scores", verify=False), _RUN, stage="monitoring")
+        metrics, step = load_scores(folder).mlflow_metrics, int(_when(folder).timestamp())
+        if not context.tracker.has_metrics(run_id, metrics, step):
+            context.tracker.log_metrics(run_id, metrics, step)
 
 
 def _against_registration(context: Context, release: Release, samples: list[Sample]) -> Comparison:
@@ -77,8 +86,10 @@ def _against_registration(context: Context, release: Release, samples: list[Samp
     return compare_unpaired("at registration", "now", load_scores(folder), score("champion", "test", samples))
 
 
-_STAMP = "%Y%m%dT%H%M%S.%fZ"
+def _folders(context: Context) -> list[Path]:
+    """Of all re-evaluations, oldest first."""
+    return sorted(path.parent for path in context.layout.reevaluations.glob(f"*/{MANIFEST}"))
 
 
-def _when(name: str) -> datetime:
-    return datetime.strptime(name, _STAMP).replace(tzinfo=UTC)
+def _when(folder: Path) -> datetime:
+    return datetime.strptime(folder.name, _STAMP).replace(tzinfo=UTC)

@@ -138,14 +138,14 @@ def _score(
     subject = name if split == "test" else f"{name}/{checkpoint.name}"
     sealed = read_manifest(checkpoint, kind="checkpoint")
     _require_same_dataset(context, sealed, checkpoint)
-    run_id = read_manifest(context.layout.adapter(name), kind="adapter", verify=False).mlflow_run_id
+    trained = read_manifest(context.layout.adapter(name), kind="adapter", verify=False)
     return score_model(
         context,
         subject,
         split,
         weights=sealed.digest,
         load=lambda: wear(checkpoint),
-        run_id=str(run_id),
+        run_id=context.run_of(trained, name, stage="training"),
         step=int(sealed.facts["step"]),
         check=lambda model, processor: _audit(context, sealed, model, processor),
     )
