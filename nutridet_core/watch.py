@@ -58,11 +58,10 @@ class Watch(TrainerCallback):
             return
         self.last_line = now
         speed = (state.global_step - self.first_step) / max(1e-9, now - self.began)
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
         left = (state.max_steps - state.global_step) / max(1e-9, speed)
         self.log(
             f"{self.experiment.name}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, "
-            f"loss {loss:.3f}, {speed * args.train_batch_size:.1f} images/s, {left:.0f} s left"
+            f"{_loss(state)}{speed * args.train_batch_size:.1f} images/s, {left:.0f} s left"
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -75,3 +74,9 @@ class Watch(TrainerCallback):
         facts = {"step": state.global_step, "epoch": state.epoch, **self.checkpoint.facts}
         name = f"{self.experiment.name}/{folder.name}"
         seal(folder, self.checkpoint.model_copy(update={"name": name, "facts": facts}))
+
+
+def _loss(state: Any) -> str:
+    """The newest loss, for a line of progress; empty until the trainer has logged one."""
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return f"loss {losses[-1]:.3f}, " if losses else ""

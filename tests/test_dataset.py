@@ -147,6 +147,38 @@ def test_a_product_of_the_test_source_is_not_trained_on(tmp_path: Path) -> None:
     assert "000.png" not in {record.id for record in load_records(folder, "train")}
 
 
+NAMELESS = [replace(row, barcode=None, split=None) for row in rows(12)]
+"""Photos that nothing but their file names tells apart."""
+
+
+@pytest.mark.parametrize("write_test", [write_imagefolder, write_coco])
+def test_files_that_only_share_a_name_are_photos_of_their_own(
+    tmp_path: Path, write_test: Callable[[Path, Sequence[Row]], str]
+) -> None:
+    """Every camera calls its first photo the same."""
+    training = write_imagefolder(tmp_path / "training", NAMELESS)
+    others = [replace(row, image=encode(picture(100 + number))) for number, row in enumerate(NAMELESS[:4])]
+    folder = tmp_path / "dataset"
+    manifest = prepare(training, folder, test_source=write_test(tmp_path / "test", others), selection_share=0.3)
+    assert manifest.facts["set_aside"] == {}
+    found = records_of(folder)
+    assert [record.id for record in found["test"]] == [f"test_source/{row.name}" for row in others]
+    assert {record.id for split in ("train", "selection") for record in found[split]} == {row.name for row in NAMELESS}
+    assert all(record.barcode == record.id for records in found.values() for record in records)
+    assert check_splits(folder) == []
+
+
+def test_a_shared_name_does_not_hide_a_shared_photo_or_product(tmp_path: Path) -> None:
+    same_photo = NAMELESS[0]
+    same_product = replace(NAMELESS[1], image=encode(picture(101)), barcode="4000001")
+    training = write_imagefolder(tmp_path / "training", [NAMELESS[0], replace(same_product, image=encode(picture(102))),
+                                                         *NAMELESS[2:]])  # fmt: skip
+    test = write_imagefolder(tmp_path / "test", [same_photo, same_product])
+    manifest = prepare(training, tmp_path / "dataset", test_source=test, selection_share=0.3)
+    assert manifest.facts["set_aside"] == {"barcode_in_stricter_split": 1, "duplicate_pixels": 1}
+    assert check_splits(tmp_path / "dataset") == []
+
+
 # ---------------------------------------------------------------- bad photos
 
 

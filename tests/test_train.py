@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState, TrainingArguments
 
-from nutridet_core.store import MANIFEST, is_complete, read_manifest
+from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
 from nutridet_core.train import TrainingRun, checkpoints, finished, prepare_folder, train
+from nutridet_core.watch import Watch
 from tests.conftest import EXP1A, PROFILE
 
 EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
@@ -69,6 +71,19 @@ def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: 
             os.truncate(copy / MANIFEST, 100)
     assert prepare_folder(folder, {}) is None
     assert not copy.exists()
+
+
+def test_progress_speaks_of_the_loss_when_there_is_one() -> None:
+    lines: list[str] = []
+    checkpoint = Manifest(kind="checkpoint", name=EXP1A.name)
+    watch = Watch(EXP1A, PROFILE.architecture, checkpoint, lines.append, lambda metrics, step: None)
+    arguments = TrainingArguments(per_device_train_batch_size=4, use_cpu=True)
+    for logged in ([], [{"loss": 1.5, "step": 5}, {"loss": 1.25, "step": 10}, {"eval_runtime": 3.0}]):
+        state = TrainerState(epoch=0.5, global_step=10, max_steps=10, log_history=logged)  # type: ignore[arg-type]
+        watch.on_step_end(arguments, state, None)
+    assert "nan" not in lines[0] and "loss" not in lines[0]
+    assert "step 10/10, epoch 0.5, " in lines[0]
+    assert "epoch 0.5, loss 1.250, " in lines[1]
 
 
 def test_the_loss_falls_and_the_facts_say_so(adapter: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 
 from nutridet_core.boxes import Box
 from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split, load_photo
-from nutridet_core.data.sources import open_source, source_signature
+from nutridet_core.data.sources import NAMED_BY_FILE, open_source, source_signature
 from nutridet_core.data.split import Member, assign_splits, check_shares, find_shared
 from nutridet_core.data.validate import accept
 from nutridet_core.errors import DataError
@@ -77,7 +77,7 @@ class DatasetSpec:
         if self.test_source is None:
             return open_source(self.source)
         training = (_move(candidate, "test", "selection") for candidate in open_source(self.source))
-        return chain(training, (_into(candidate, "test") for candidate in open_source(self.test_source)))
+        return _both(training, (_into(candidate, "test") for candidate in open_source(self.test_source)))
 
 
 def prepare_dataset(spec: DatasetSpec, folder: Path, *, log: Log = print) -> Manifest:
@@ -231,6 +231,23 @@ def _to_row(example: Example) -> dict[str, Any]:
 
 def _to_record(row: dict[str, Any]) -> Record:
     return Record(**{**row, "boxes": tuple(Box(*values) for values in row["boxes"]), "flags": tuple(row["flags"])})
+
+
+def _both(training: Iterator[Candidate], test: Iterator[Candidate]) -> Iterator[Candidate]:
+    """Training, then test; of two files that only share a name, that of the test source gets another one."""
+    taken = set()
+    for candidate in training:
+        taken.add(candidate.id)
+        yield candidate
+    for candidate in test:
+        yield _rename(candidate) if candidate.source in NAMED_BY_FILE and candidate.id in taken else candidate
+
+
+def _rename(candidate: Candidate) -> Candidate:
+    """The same photo as `test_source/NAME`; without a barcode, its name is its product as well."""
+    name = f"test_source/{candidate.id}"
+    barcode = name if candidate.barcode == candidate.id else candidate.barcode
+    return Candidate(**{**vars(candidate), "id": name, "barcode": barcode})
 
 
 def _into(candidate: Candidate, split: Split) -> Candidate:

@@ -26,6 +26,8 @@ from nutridet_core.data.sources.index import to_folder
 from nutridet_core.errors import SettingsError
 from nutridet_core.store import digest, file_sha256
 
+NAMED_BY_FILE = frozenset({"coco", "imagefolder"})
+"""Sources whose photos are called what their files are called: a name says nothing about another folder's photos."""
 FORMS = "generated:COUNT[:SEED], hub@REVISION, hub:/path, coco:/path or imagefolder:/path"
 
 

@@ -5,7 +5,7 @@ Belongs here: reading that file. Its one format:
     {"file_name": "a.jpg", "boxes": [[x0, y0, x1, y1]], "barcode": "400…", "split": "train"}
 
 `boxes` are corners in pixels of the upright photo, empty for a negative. `barcode` and `split`
-(train, selection or test) are optional.
+(train, selection or test) are optional; a photo without a barcode is a product of its own.
 """
 
 from __future__ import annotations
