@@ -98,6 +98,24 @@ class Registry:
             return None
         return str(version.version), Release.from_tags(version.tags)
 
+    def verify_champion(self, version: str, champion: Release) -> None:
+        """Hash every file of the champion.
+
+        Raises:
+            ArtifactError: when its weights are lost or changed. Nothing can be compared with them then, so only a
+                person can let another release take their place.
+        """
+        try:
+            champion.verify()
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"weights of the champion, version {version} of {self.model}: {error.problem}",
+                where=error.where,
+                field=error.field,
+                remedy=f"Restore {champion.name}, or take the alias {CHAMPION!r} from version {version} in MLflow: "
+                "the next release to be registered then becomes champion without a comparison.",
+            ) from error
+
     def _find(self, release: Release) -> ModelVersion | None:
         for version in self.tracker.client.search_model_versions(f"name = '{self.model}'"):
             if release.tags.items() <= version.tags.items():

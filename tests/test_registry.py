@@ -12,6 +12,7 @@ from nutridet_core.compare import Comparison, compare
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_samples, save_scores
 from nutridet_core.pipeline.context import Context
+from nutridet_core.pipeline.monitoring import reevaluate_champion
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release, subject
 from nutridet_core.registry import CHALLENGER, CHAMPION, Registry, Release, may_replace
 from nutridet_core.scores import Estimate, Sample
@@ -91,6 +92,24 @@ def test_a_champion_that_was_changed_is_neither_compared_nor_replaced(context: C
     with pytest.raises(ArtifactError, match="has changed"):
         register_release(context)
     assert model_registry(context).holder(CHAMPION) == ("1", champion)
+
+
+@pytest.mark.parametrize("weights", ["merged", "fp8"])
+def test_a_champion_whose_weights_are_lost_is_replaced_only_knowingly(context: Context, weights: str) -> None:
+    register_release(context)
+    champion, registry = released(context), model_registry(context)
+    write_release(context, "other weights")
+    lost: Path = getattr(champion, weights)
+    shutil.rmtree(lost)
+    for verb in (register_release, reevaluate_champion):
+        with pytest.raises(ArtifactError, match="no manifest") as error:
+            verb(context)
+        assert str(error.value).startswith(f"{lost}: weights of the champion, version 1 of nutridet-tiny: ")
+        assert "take the alias 'champion' from version 1" in str(error.value.remedy)
+    assert registry.holder(CHAMPION) == ("1", champion)
+    context.tracker.client.delete_registered_model_alias(registry.model, CHAMPION)  # what the remedy says
+    assert register_release(context)["verdict"] == "first champion"
+    assert registry.holder(CHAMPION) == ("2", released(context))
 
 
 def test_other_fp8_weights_are_another_version(context: Context) -> None:

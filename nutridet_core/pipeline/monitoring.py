@@ -32,7 +32,7 @@ def reevaluate_champion(context: Context) -> Manifest:
     if holder is None:
         raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
     version, release = holder
-    release.verify()
+    registry.verify_champion(version, release)
     profile, source = context.profile, Source(str(release.merged))
     context.log(f"champion: version {version}, release {release.name}")
     model = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)

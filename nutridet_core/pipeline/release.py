@@ -200,7 +200,7 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     champion_version, champion = holder
     if champion_version == version:
         return "is champion already"
-    champion.verify()
+    registry.verify_champion(champion_version, champion)
     run_id = context.open_run(f"champion {champion.name}", champion.tags, stage="release")
     score_weights(context, champion.name, "merged", champion.merged, run_id)
     before, after = (
