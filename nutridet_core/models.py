@@ -162,7 +162,7 @@ def attach_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     (worn,) = model.peft_config
     name = "odd" if worn == "even" else "even"
     model.load_adapter(str(folder), adapter_name=name)
-    model.set_adapter(name)
+    model.set_adapter(name)  # before the other goes: PEFT would choose by itself, and warn in every layer
     model.delete_adapter(worn)
     return model.eval()
 

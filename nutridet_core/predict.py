@@ -60,7 +60,6 @@ def _predict_batch(
 ) -> list[Prediction]:
     began = time.perf_counter()
     inputs = encode(processor, contract, photos).to(model.device)
-    _forget_rope_deltas(model)
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
@@ -91,13 +90,6 @@ def _sequence_scores(logits: tuple[torch.Tensor, ...], tokens: torch.Tensor, pad
 def _strip(text: str) -> str:
     """Drop terminator and padding, which every batched answer carries; keep the grammar's own tokens."""
     return text.split("<|im_end|>")[0].split("<|endoftext|>")[0].strip()
-
-
-def _forget_rope_deltas(model: Any) -> None:
-    """Transformers caches the offset of the last forward on the model; another batch shape must not see it."""
-    for module in model.modules():
-        if getattr(module, "rope_deltas", None) is not None:
-            module.rope_deltas = None
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,11 +81,23 @@ def test_a_padded_batch_answers_like_single_photos(base: Any, processor: Any, da
 
 
 def test_what_was_asked_before_changes_nothing(base: Any, processor: Any, dataset: Path) -> None:
-    """Transformers keeps the offset of the last batch's positions on the model."""
     photos = photos_of_many_sizes(dataset)
     first = answer(base, processor, photos[:1], 1)
     answer(base, processor, photos[1:3], 2)
     assert [each.answer for each in answer(base, processor, photos[:1], 1)] == [each.answer for each in first]
+
+
+@pytest.mark.parametrize("left_over", [[[977]], [[1], [2], [3]]])
+def test_an_offset_left_over_from_another_batch_is_not_used(
+    base: Any, processor: Any, dataset: Path, left_over: list[list[int]]
+) -> None:
+    """Transformers keeps the offset of a batch's positions on the model, and must compute the next batch's anew."""
+    photos = photos_of_many_sizes(dataset)[:2]
+    expected = answer(base, processor, photos, 2)
+    base.model.rope_deltas = torch.tensor(left_over)
+    found = answer(base, processor, photos, 2)
+    assert [each.answer for each in found] == [each.answer for each in expected]
+    assert [each.score for each in found] == pytest.approx([each.score for each in expected], abs=1e-6)
 
 
 def test_a_confidence_is_a_probability(base: Any, processor: Any, dataset: Path) -> None:
@@ -106,6 +119,17 @@ def test_changing_adapters_really_changes_them(trained: Callable[[Experiment], P
         torch.testing.assert_close(logits(model, processor), expected)
         assert len(model.peft_config) == 1, "the adapter of before must be gone"
     assert not torch.allclose(fresh[0], fresh[1], atol=1e-4), "the test needs adapters that differ"
+
+
+def test_an_adapter_takes_over_before_the_other_goes(trained: Callable[[Experiment], Path]) -> None:
+    """Else PEFT chooses the next one by itself, and warns of it in every layer."""
+    first, second = checkpoints(trained(EXP1A))
+    model = attach_adapter(_float32(), first, CONTRACT)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = attach_adapter(model, second, CONTRACT)
+    assert [str(each.message) for each in caught if "adapter" in str(each.message).lower()] == []
+    assert model.active_adapters == list(model.peft_config)
 
 
 def test_an_adapter_of_another_contract_leaves_the_model_as_it_was(adapter: Path, processor: Any) -> None:
