@@ -12,17 +12,18 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from .camera import Points, Rect, outline
+from .fonts import DEJAVU, SERIF_BOLD, Family
 from .fronts import paint_front
 from .languages import CLAIMS, PRODUCTS
 from .objects import BUILDERS, LOOKALIKES, PACK_LABELS
 from .palettes import BLACK, Ink, blend, draw_colour, draw_ink, draw_pack_colour
-from .panels import BOLD, SERIF_BOLD, Colour, Panel, Text, paint, text_width
+from .panels import Colour, Panel, Text, paint, text_width
 
 _GUTTER = 0.9  # em between neighbouring objects
 _WIDEST_COLUMN = 30.0  # em
-_MOST_TRIES = 8  # per column
+_MOST_TRIES = 6  # per column
 _LEAST_SCALE = 0.55  # of the table's print size; nothing is printed smaller
-_FRONT_SHARE = 0.25  # of the regions around the tables
+_FRONT_SHARE = 0.3  # of the regions around the tables
 _LEAST_FRONT = 7.0  # em of the tables' print along its shorter side
 _HEADLINE = ""  # the label of print that is not an object
 
@@ -35,12 +36,13 @@ class Face:
     pack: Rect  # the part of the canvas that is pack
     ground: Colour
     shape: Points  # outline of what stands before the background: the pack, its neck, lid or gable
+    family: Family = DEJAVU
     objects: list[tuple[str, Rect]] = field(default_factory=list)
 
 
-def new_face(rng: Random, size: tuple[int, int], pack: Rect, ground: Colour) -> Face:
+def new_face(rng: Random, size: tuple[int, int], pack: Rect, ground: Colour, family: Family) -> Face:
     """A face without objects: ground colour and broad brand shapes."""
-    face = Face(Image.new("RGB", size, ground), pack, ground, outline(pack))
+    face = Face(Image.new("RGB", size, ground), pack, ground, outline(pack), family)
     if rng.random() < 0.5:
         _add_brand_shapes(face, rng)
     return face
@@ -146,7 +148,7 @@ def draw_lookalike(rng: Random) -> str:
 
 def _draw_filler(face: Face, rng: Random, lookalike: str | None) -> tuple[str, Panel]:
     """An object with its label, or a headline."""
-    ink = draw_ink(rng, face.ground, boxed=0.2)
+    ink = draw_ink(rng, face.ground, 0.2, face.family)
     if lookalike is None and rng.random() < 0.2:
         return _HEADLINE, _headline(rng, ink)
     label = lookalike or rng.choice(PACK_LABELS)
@@ -155,7 +157,7 @@ def _draw_filler(face: Face, rng: Random, lookalike: str | None) -> tuple[str, P
 
 def _headline(rng: Random, ink: Ink) -> Panel:
     """A product name or a claim. It has no label: its words do not say what it is."""
-    words, font = rng.choice(rng.choice((CLAIMS, PRODUCTS))), rng.choice((BOLD, SERIF_BOLD))
+    words, font = rng.choice(rng.choice((CLAIMS, PRODUCTS))), rng.choice((ink.bold, ink.bold, SERIF_BOLD))
     panel = Panel(text_width(words, font) * 1.4, 1.7)
     panel.add(Text(0, 0.85, words, ink.text, 1.4, font))
     return panel

@@ -12,9 +12,10 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from .camera import Rect
+from .fonts import BOLD, REGULAR, draw_family
 from .languages import BRAND_SYLLABLES, CLAIMS, LANGUAGES, PRODUCTS
 from .palettes import BLACK, WHITE, blend, contrasting, draw_colour, draw_ink, draw_pack_colour, luminance
-from .panels import BOLD, OBLIQUE, REGULAR, SERIF, SERIF_BOLD, Bar, Colour, Oval, Panel, Text, paint, text_width
+from .panels import Bar, Colour, Oval, Panel, Text, paint, text_width
 from .pictures import draw_picture
 
 _SCORE_COLOURS = ((3, 129, 65), (133, 187, 47), (254, 203, 2), (238, 129, 0), (230, 62, 17))  # Nutri-Score A to E
@@ -104,7 +105,8 @@ def _draw_lines(brand: bool, rng: Random) -> list[str]:
 def _add_words(front: Image.Image, room: Rect, brand: bool, rng: Random) -> None:
     """Large words, line by line, each as wide as the room or all of one size."""
     lines = _draw_lines(brand, rng)
-    font = rng.choice((BOLD, BOLD, REGULAR, SERIF_BOLD, SERIF, OBLIQUE))
+    family = draw_family(rng)
+    font = rng.choice((family.bold, family.bold, family.regular, family.oblique))
     width, height = room[2] - room[0], room[3] - room[1]
     widest = max(text_width(line, font) for line in lines)
     panel = Panel(widest + 0.2, 0.0)
@@ -195,14 +197,14 @@ def _traffic_lights(ground: Colour, rng: Random) -> Panel:
 
 def _claim(ground: Colour, rng: Random) -> Panel:
     """A claim, on a flash of colour or straight on the pack."""
-    words = rng.choice(CLAIMS)
-    panel = Panel(text_width(words, BOLD) + 0.8, 1.6)
+    words, font = rng.choice(CLAIMS), draw_family(rng).bold
+    panel = Panel(text_width(words, font) + 0.8, 1.6)
     colour = contrasting(ground)
     if rng.random() < 0.6:
         flash = draw_colour(rng, (0.5, 1.0), (0.5, 1.0))
         panel.add(Bar(0, 0, panel.width, 1.6, flash, rng.choice((0.0, 0.7))))
         colour = contrasting(flash)
-    panel.add(Text(panel.width / 2, 0.8, words, colour, 1.0, BOLD, "m"))
+    panel.add(Text(panel.width / 2, 0.8, words, colour, 1.0, font, "m"))
     return panel
 
 
@@ -210,11 +212,12 @@ def _small_print(ground: Colour, rng: Random) -> Panel:
     """A few lines of words, centred or flush left, without a heading."""
     words = rng.choice(LANGUAGES).words
     lines = [" ".join(rng.choices(words, k=rng.randint(2, 4))) for _ in range(rng.randint(1, 6))]
-    panel = Panel(max(text_width(line) for line in lines), 1.2 * len(lines))
+    font = draw_family(rng).regular
+    panel = Panel(max(text_width(line, font) for line in lines), 1.2 * len(lines))
     x, align = (panel.width / 2, "m") if rng.random() < 0.5 else (0.0, "l")
     ink = draw_ink(rng, ground, boxed=0.0)
     for i, line in enumerate(lines):
-        panel.add(Text(x, 0.6 + 1.2 * i, line, ink.text, 1.0, REGULAR, align))
+        panel.add(Text(x, 0.6 + 1.2 * i, line, ink.text, 1.0, font, align))
     return panel
 
 

@@ -9,22 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from .fonts import MONO, SERIF, SERIF_BOLD, Font
 from .languages import BRAND_SYLLABLES, CLAIMS, LANGUAGES, PRODUCTS
 from .palettes import BLACK, WHITE, Ink, contrasting
-from .panels import (
-    BOLD,
-    MONO,
-    OBLIQUE,
-    REGULAR,
-    SERIF,
-    SERIF_BOLD,
-    Bar,
-    Oval,
-    Panel,
-    Text,
-    text_width,
-    wrap,
-)
+from .panels import Bar, Oval, Panel, Text, text_width, wrap
 from .tables import GridStyle, draw_grid_style, draw_table, grid
 
 TABLE = "nutrition table"
@@ -35,11 +23,12 @@ def _paper(panel: Panel, ink: Ink) -> None:
         panel.marks.insert(0, Bar(0, 0, panel.width, panel.height, ink.paper))
 
 
-def _paragraph(heading: str, words: list[str], width: float, ink: Ink, face: str = REGULAR) -> Panel:
+def _paragraph(heading: str, words: list[str], width: float, ink: Ink, face: Font | None = None) -> Panel:
     """A heading and wrapped words; the panel is as wide as its widest line."""
+    face = face or ink.regular
     lines = ([heading] if heading else []) + list(wrap(words, width, face))
     pad = 0.5 if ink.paper else 0.05
-    faces = [BOLD if heading and i == 0 else face for i in range(len(lines))]
+    faces = [ink.bold if heading and i == 0 else face for i in range(len(lines))]
     widest = max(text_width(line, f) for line, f in zip(lines, faces, strict=True))
     panel = Panel(widest + 2 * pad, len(lines) * 1.2 + 2 * pad)
     for i, (line, line_face) in enumerate(zip(lines, faces, strict=True)):
@@ -59,10 +48,9 @@ def ingredients(rng: Random, ink: Ink) -> Panel:
 
 
 def text_block(rng: Random, ink: Ink) -> Panel:
-    """A paragraph without a heading."""
     """Running text without a heading."""
     words = rng.choices(rng.choice(LANGUAGES).words, k=rng.randint(8, 34))
-    return _paragraph("", words, rng.uniform(9, 24), ink, rng.choice((REGULAR, OBLIQUE, SERIF)))
+    return _paragraph("", words, rng.uniform(9, 24), ink, rng.choice((ink.regular, ink.family.oblique, SERIF)))
 
 
 def recipe(rng: Random, ink: Ink) -> Panel:
@@ -74,9 +62,9 @@ def recipe(rng: Random, ink: Ink) -> Panel:
     panel.add(Bar(0, 1.8, width, 1.95, ink.accent))
     for step in range(1, rng.randint(3, 5)):
         panel.add(Oval(0, y, 1.3, y + 1.3, ink.accent))
-        panel.add(Text(0.65, y + 0.65, str(step), contrasting(ink.accent), 0.9, BOLD, "m"))
-        for line in wrap(rng.choices(language.words, k=rng.randint(4, 9)), width - 1.9):
-            panel.add(Text(1.8, y + 0.65, line, ink.text))
+        panel.add(Text(0.65, y + 0.65, str(step), contrasting(ink.accent), 0.9, ink.bold, "m"))
+        for line in wrap(rng.choices(language.words, k=rng.randint(4, 9)), width - 1.9, ink.regular):
+            panel.add(Text(1.8, y + 0.65, line, ink.text, 1.0, ink.regular))
             y += 1.2
         y += 0.3
     panel.height = y
@@ -123,7 +111,7 @@ def qr_code(rng: Random, ink: Ink) -> Panel:
 def logo(rng: Random, ink: Ink) -> Panel:
     """A brand name on a coloured badge."""
     name = "".join(rng.choices(BRAND_SYLLABLES, k=rng.choice((2, 2, 3)))).capitalize()
-    face = rng.choice((BOLD, SERIF_BOLD, OBLIQUE))
+    face = rng.choice((ink.bold, SERIF_BOLD, ink.family.oblique))
     panel = Panel(text_width(name, face) * 2 + 2, 3.4)
     shape = rng.choice((Bar(0, 0, panel.width, 3.4, ink.accent, rng.choice((0.0, 0.8, 1.7))),
                         Oval(0, 0, panel.width, 3.4, ink.accent)))  # fmt: skip
@@ -139,22 +127,21 @@ def seal(rng: Random, ink: Ink) -> Panel:
         panel.add(Oval(inset, inset, 6 - inset, 6 - inset, colour))
     words = rng.choice(CLAIMS).split()
     for i, word in enumerate(words):
-        size = min(1.3, 4.2 / text_width(word, BOLD))
-        panel.add(Text(3, 3 + (i - (len(words) - 1) / 2) * 1.3, word, rim, size, BOLD, "m"))
+        size = min(1.3, 4.2 / text_width(word, ink.bold))
+        panel.add(Text(3, 3 + (i - (len(words) - 1) / 2) * 1.3, word, rim, size, ink.bold, "m"))
     return panel
 
 
 def price_tag(rng: Random, ink: Ink) -> Panel:
     """A shelf label: product, price, unit price."""
-    del ink
     euros, cents = rng.randint(0, 19), rng.choice((9, 29, 49, 79, 95, 99))
     price = f"{euros}.{cents:02d} €"
-    panel = Panel(max(rng.uniform(11, 14), text_width(price, BOLD) * 2.8 + 1), 6.4)
+    panel = Panel(max(rng.uniform(11, 14), text_width(price, ink.bold) * 2.8 + 1), 6.4)
     field = rng.choice(((255, 236, 60), WHITE, (255, 140, 60)))
     panel.add(Bar(0, 0, panel.width, 6.4, field, 0.3))
-    panel.add(Text(0.5, 0.9, rng.choice(PRODUCTS), BLACK, 1.0, BOLD))
-    panel.add(Text(panel.width - 0.5, 3.3, price, (170, 10, 20), 2.8, BOLD, "r"))
-    panel.add(Text(0.5, 5.6, f"1 kg = {euros * 3 + 1},{cents:02d} €", BLACK, 0.9))
+    panel.add(Text(0.5, 0.9, rng.choice(PRODUCTS), BLACK, 1.0, ink.bold))
+    panel.add(Text(panel.width - 0.5, 3.3, price, (170, 10, 20), 2.8, ink.bold, "r"))
+    panel.add(Text(0.5, 5.6, f"1 kg = {euros * 3 + 1},{cents:02d} €", BLACK, 0.9, ink.regular))
     return panel
 
 
@@ -181,13 +168,12 @@ def opening_hours(rng: Random, ink: Ink) -> Panel:
 
 def receipt(rng: Random, ink: Ink) -> Panel:
     """A till receipt: products and prices, then a total."""
-    del ink
     rows = [["", "EUR"]]
     prices = [rng.randint(49, 1299) for _ in range(rng.randint(3, 8))]
     rows += [[rng.choice(PRODUCTS), f"{p // 100},{p % 100:02d}"] for p in prices]
     style = GridStyle(1.2, rules=False, framed=False, banded=False, columns_ruled=False, title_bar=False)
     rows.append(["TOTAL", f"{sum(prices) // 100},{sum(prices) % 100:02d}"])
-    return grid(rows, "RECEIPT", Ink(WHITE, BLACK, WHITE, BLACK), style)
+    return grid(rows, "RECEIPT", Ink(WHITE, BLACK, WHITE, BLACK, ink.family), style)
 
 
 BUILDERS: dict[str, Callable[[Random, Ink], Panel]] = {

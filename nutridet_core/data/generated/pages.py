@@ -15,6 +15,7 @@ from nutridet_core.boxes import Box
 from .camera import Camera, Pose, Rect, clip, visible_share
 from .drawing import Drawing
 from .effects import light, noise
+from .fonts import draw_family
 from .objects import BUILDERS, LABELS, TABLE
 from .palettes import draw_colour, draw_ink
 from .panels import Colour, paint
@@ -129,7 +130,7 @@ def _cells(area: Rect, count: int, rng: Random) -> list[Rect]:
 
 def _place(canvas: Image.Image, label: str, cell: Rect, ground: Colour, rng: Random) -> Rect:
     """Paint one object at a random size and place inside `cell`, and return its rectangle."""
-    ink = draw_ink(rng, ground, boxed=0.3)
+    ink = draw_ink(rng, ground, 0.3, draw_family(rng))
     panel = draw_table(rng, ink, simple=True) if label == TABLE else BUILDERS[label](rng, ink)
     room_x, room_y = cell[2] - cell[0] - 6, cell[3] - cell[1] - 6
     largest = min(room_x / panel.width, room_y / panel.height, 22.0)

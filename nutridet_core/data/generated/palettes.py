@@ -9,6 +9,7 @@ import colorsys
 from dataclasses import dataclass
 from random import Random
 
+from .fonts import DEJAVU, Family, Font
 from .panels import Colour
 
 BLACK: Colour = (15, 15, 15)
@@ -17,12 +18,23 @@ WHITE: Colour = (250, 250, 248)
 
 @dataclass(frozen=True)
 class Ink:
-    """The colours of a printed object. `paper` is None when it stands straight on the `ground`."""
+    """The colours and the typeface of a printed object. `paper` is None when it stands straight on the `ground`."""
 
     ground: Colour
     text: Colour
     paper: Colour | None
     accent: Colour
+    family: Family = DEJAVU
+
+    @property
+    def regular(self) -> Font:
+        """The face of most print."""
+        return self.family.regular
+
+    @property
+    def bold(self) -> Font:
+        """The face of headings."""
+        return self.family.bold
 
 
 def draw_colour(rng: Random, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
@@ -61,7 +73,7 @@ def blend(a: Colour, b: Colour, share: float) -> Colour:
     return mixed[0], mixed[1], mixed[2]
 
 
-def draw_ink(rng: Random, ground: Colour, boxed: float) -> Ink:
+def draw_ink(rng: Random, ground: Colour, boxed: float, family: Family = DEJAVU) -> Ink:
     """Legible print on `ground`; with probability `boxed` on paper of its own."""
     paper = _draw_paper(rng) if rng.random() < boxed else None
     accent = draw_colour(rng, (0.5, 1.0), (0.3, 0.95))
@@ -71,7 +83,7 @@ def draw_ink(rng: Random, ground: Colour, boxed: float) -> Ink:
         text = draw_colour(rng, (0.4, 1.0), (0.15, 0.4))
     else:
         text = draw_colour(rng, (0.0, 0.2), (0.0, 0.2))
-    return Ink(ground, text, paper, accent)
+    return Ink(ground, text, paper, accent, family)
 
 
 def _draw_paper(rng: Random) -> Colour:

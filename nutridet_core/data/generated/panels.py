@@ -1,30 +1,32 @@
 """Panels: flat display lists measured in em, and how they are painted onto a canvas.
 
-Belongs here: marks (text, bars, ovals), the `Panel` that holds them, fonts and painting. Does not
+Belongs here: marks (text, bars, ovals), the `Panel` that holds them, and painting. Does not
 belong here: what a panel says (`tables`, `objects`) or where it stands (`faces`, `pages`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 
-import matplotlib
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import REGULAR, Font
 
 Colour = tuple[int, int, int]
 
-REGULAR, BOLD, OBLIQUE = "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique"
-SERIF, SERIF_BOLD, MONO = "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono"
-
+_SPACES = re.compile("( +)")
 _ALIGNMENT = {"l": 0.0, "m": 0.5, "r": 1.0}
-_LEAST_SPACE = 0.2  # em between two words
+_LEAST_SPACE = 0.15  # em between two words
 _REFERENCE_PX = 64
 _MOST_CACHED_PX = 40  # larger words are few and rarely the same
-_SIZE_STEP = 1.07  # sizes snap to this ratio, so that rendered words can be reused between drawings
+_SIZE_STEP = 1.05  # sizes of words snap to this ratio, so that they can be reused between drawings
+_LETTER_STEP = 2  # letters snap to this power of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Text:
     string: str
     colour: Colour
     size: float = 1.0
-    face: str = REGULAR
+    face: Font = REGULAR
     align: str = "l"
 
 
@@ -84,25 +86,27 @@ class Panel:
         self.add(Bar(0, 0, t, h, colour), Bar(w - t, 0, w, h, colour))
 
 
-@lru_cache(maxsize=1)
-def _font_folder() -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-
-
-@lru_cache(maxsize=256)
-def _font(face: str, px: float) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=1024)
+def _font(face: Font, px: float) -> ImageFont.FreeTypeFont:
     # BASIC layout: the other engine depends on how Pillow was built, and drawings must not.
-    path = str(_font_folder() / f"{face}.ttf")
-    return ImageFont.truetype(path, px, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(face.path, px, layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=8192)
-def text_width(string: str, face: str = REGULAR) -> float:
+def text_width(string: str, face: Font = REGULAR) -> float:
     """Width of `string` in em."""
-    return _font(face, _REFERENCE_PX).getlength(string) / _REFERENCE_PX
+    if " " in string and not string.isascii():  # word by word, as they may need fonts of different scripts
+        return sum(text_width(part, face) for part in _SPACES.split(string) if part)
+    return _font(_upright(face, string), _REFERENCE_PX).getlength(string) / _REFERENCE_PX * face.stretch
 
 
-def wrap(words: list[str], width: float, face: str = REGULAR) -> Iterator[str]:
+def _upright(face: Font, word: str) -> Font:
+    """The font that renders `word`, not condensed yet."""
+    font = face.for_script(word)
+    return font if font.stretch == 1 else replace(font, stretch=1.0)
+
+
+def wrap(words: list[str], width: float, face: Font = REGULAR) -> Iterator[str]:
     """Lines of `words`, each at most `width` em wide (a longer word stands alone)."""
     line: list[str] = []
     used, space = 0.0, text_width(" ", face)
@@ -117,27 +121,51 @@ def wrap(words: list[str], width: float, face: str = REGULAR) -> Iterator[str]:
         yield " ".join(line)
 
 
-@lru_cache(maxsize=16384)
-def _word_mask(word: str, face: str, size_index: int) -> tuple[Image.Image, int]:
-    """Coverage of one word and the offset of its top from the vertical middle."""
-    font = _font(face, _SIZE_STEP**size_index)
+@lru_cache(maxsize=32768)
+def _glyph(letter: str, font: Font, step: int) -> NDArray[np.uint8]:
+    """Coverage of one letter between the font's ascender and descender, as wide as its advance."""
+    sized = _font(font, _SIZE_STEP ** (step * _LETTER_STEP))
+    ascent, descent = sized.getmetrics()
+    mask = Image.new("L", (max(1, round(sized.getlength(letter))), ascent + descent))
+    ImageDraw.Draw(mask).text((0, ascent), letter, fill=255, font=sized, anchor="ls")
+    return np.asarray(mask)
+
+
+@lru_cache(maxsize=32768)
+def _word_mask(word: str, face: Font, size_index: int) -> tuple[Image.Image, int]:
+    """Coverage of one small word, put together from letters, and the offset of its top from the middle."""
+    font, step = _upright(face, word), math.ceil(size_index / _LETTER_STEP)
+    mask = Image.fromarray(np.concatenate([_glyph(letter, font, step) for letter in word], axis=1))
+    # Letters are too large by up to one step, hinting widens them, and no font is condensed: all that ends here.
+    width = max(1, round(text_width(word, face) * _SIZE_STEP**size_index))
+    height = max(1, round(mask.height * _SIZE_STEP ** (size_index - step * _LETTER_STEP)))
+    if (width, height) != mask.size:
+        mask = mask.resize((width, height), Image.Resampling.BOX)
+    return mask, -round(height / 2)
+
+
+def _large_word_mask(word: str, face: Font, size_index: int) -> tuple[Image.Image, int]:
+    """Like `_word_mask`, for large words: kerned, and not kept."""
+    font = _font(_upright(face, word), _SIZE_STEP**size_index)
     _, y0, x1, y1 = (round(v) for v in font.getbbox(word, anchor="lm"))
     mask = Image.new("L", (max(1, x1), max(1, y1 - y0)))
     ImageDraw.Draw(mask).text((0, -y0), word, fill=255, font=font, anchor="lm")
+    if face.stretch != 1:
+        mask = mask.resize((max(1, round(mask.width * face.stretch)), mask.height), Image.Resampling.BOX)
     return mask, y0
 
 
 def _paint_text(canvas: Image.Image, text: Text, left: float, top: float, em: float) -> None:
     px = max(3.0, text.size * em)
-    index = math.floor(math.log(px, _SIZE_STEP))
-    mask_of = _word_mask if px < _MOST_CACHED_PX else _word_mask.__wrapped__
+    index = math.floor(math.log(px, _SIZE_STEP) + 0.1)  # rather too small than too wide
+    mask_of = _word_mask if px < _MOST_CACHED_PX else _large_word_mask
     words = [mask_of(word, text.face, index) for word in text.string.split()]
     if not words:
         return
-    # Hinting widens small print; the spaces give way so that a line keeps its nominal width.
+    # The spaces give way so that a line keeps its nominal width.
     inked = sum(mask.width for mask, _ in words)
     spare = text_width(text.string, text.face) * px - inked
-    space = max(_LEAST_SPACE * px, spare / max(1, len(words) - 1))
+    space = max(_LEAST_SPACE * text.face.stretch * px, spare / max(1, len(words) - 1))
     width = inked + space * (len(words) - 1)
     x = left + text.x * em - width * _ALIGNMENT[text.align]
     y = round(top + text.y * em)

@@ -16,6 +16,7 @@ from .camera import Camera, Pose, Rect, clip, draw_pose, visible_share
 from .drawing import Drawing
 from .effects import photograph
 from .faces import Face, add_front, add_row, draw_lookalike, fill, new_face, put, surround
+from .fonts import Family, draw_family
 from .objects import TABLE
 from .palettes import draw_ink, draw_pack_colour
 from .panels import Colour, Panel
@@ -59,9 +60,10 @@ def draw_product_photo(seed: int, index: int) -> Drawing:
     rng = Random(f"photo:{seed}:{index}")
     ground = draw_pack_colour(rng)
     count = rng.choices((0, 1, 2, 3), _COUNT_SHARES)[0]
-    ink = draw_ink(rng, ground, boxed=0.45)
+    family = draw_family(rng)
+    ink = draw_ink(rng, ground, 0.45, family)
     plan = _plan(tuple(draw_table(rng, ink) for _ in range(count)), rng)
-    face = _paint_face(plan, ground, rng)
+    face = _paint_face(plan, ground, family, rng)
     camera = _aim(plan, rng)
     held = _HELD if plan.tables else _HELD_FRONT
     image = photograph(compose(face, camera, plan.size, held, rng), rng)
@@ -83,7 +85,7 @@ def _plan(panels: tuple[Panel, ...], rng: Random) -> Plan:
     stacked = sum(panel.height for panel in panels) < 1.2 * sum(panel.width for panel in panels)
     width, height = _block_size(panels, stacked)
     share = _draw_share(rng)
-    squeeze = rng.uniform(0.78, 1.0)  # packs use condensed type, the bundled fonts have none
+    squeeze = rng.uniform(0.85, 1.0)  # packs use condensed type
     size = _draw_photo_size(width * squeeze / height if panels and share > 0.3 else None, rng)
     frame = (size[0] * _OVERSAMPLING / squeeze, size[1] * _OVERSAMPLING)
     if not panels:
@@ -150,11 +152,11 @@ def _draw_offset(side: float, used: float, cut: float, rng: Random) -> float:
 # ---------------------------------------------------------------- face
 
 
-def _paint_face(plan: Plan, ground: Colour, rng: Random) -> Face:
+def _paint_face(plan: Plan, ground: Colour, family: Family, rng: Random) -> Face:
     """The canvas with tables first and everything else around them."""
     canvas = round(plan.frame[0] * (1 + 2 * _MARGIN)), round(plan.frame[1] * (1 + 2 * _MARGIN))
     pack = _draw_pack(plan, canvas, rng)
-    face = new_face(rng, canvas, pack, ground)
+    face = new_face(rng, canvas, pack, ground, family)
     for panel, rect in plan.tables:
         put(face, TABLE, panel, rect[0], rect[1], plan.em)
     if plan.tables:

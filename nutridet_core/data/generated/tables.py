@@ -13,7 +13,7 @@ from random import Random
 from .languages import ENGLISH, LANGUAGES, NUTRIENTS, Language
 from .nutrients import Amounts, daily_share, draw_amounts, format_amount
 from .palettes import Ink, blend, contrasting
-from .panels import BOLD, REGULAR, Bar, Panel, Text, text_width, wrap
+from .panels import Bar, Panel, Text, text_width, wrap
 
 _GAP = 1.1  # least space between two columns
 _PARTS = ("saturates", "sugars")
@@ -58,8 +58,8 @@ def draw_grid_style(rng: Random) -> GridStyle:
 def grid(rows: Sequence[Sequence[str]], title: str, ink: Ink, style: GridStyle) -> Panel:
     """A grid: first column left-aligned, the others right-aligned, the first row bold."""
     pad = 0.5 if style.framed or ink.paper or style.banded or style.title_bar else 0.0
-    widths = [max(text_width(row[i], BOLD) for row in rows) for i in range(len(rows[0]))]
-    spare = max(0.0, text_width(title, BOLD) * 1.15 - sum(widths) - _GAP * (len(widths) - 1))
+    widths = [max(text_width(row[i], ink.bold) for row in rows) for i in range(len(rows[0]))]
+    spare = max(0.0, text_width(title, ink.bold) * 1.15 - sum(widths) - _GAP * (len(widths) - 1))
     widths[0] += spare
     width = sum(widths) + _GAP * (len(widths) - 1) + 2 * pad
     head = 1.6 if title else 0.0
@@ -84,7 +84,7 @@ def _grid_title(panel: Panel, title: str, head: float, pad: float, ink: Ink, sty
     if style.title_bar and title:
         panel.add(Bar(0, 0, panel.width, head, ink.accent))
         colour = contrasting(ink.accent)
-    panel.add(Text(pad, head / 2, title, colour, 1.15, BOLD))
+    panel.add(Text(pad, head / 2, title, colour, 1.15, ink.bold))
 
 
 def _grid_row(
@@ -98,7 +98,7 @@ def _grid_row(
         panel.add(Bar(0, top, panel.width, top + style.pitch, band))
     if style.rules and (number or head):
         panel.add(Bar(0, top, panel.width, top + 0.05, ink.text))
-    face = BOLD if number == 0 else REGULAR
+    face = ink.bold if number == 0 else ink.regular
     panel.add(Text(pad, middle, row[0], ink.text, 1.0, face))
     for cell, edge in zip(row[1:], edges[1:], strict=True):
         panel.add(Text(edge, middle, cell, ink.text, 1.0, face, "r"))
@@ -167,12 +167,12 @@ def nutrition_facts(rng: Random, ink: Ink) -> Panel:
     panel = Panel(rng.uniform(15.5, 19.0), 0.0)
     if paper:
         panel.add(Bar(0, 0, panel.width, 0, paper))
-    title_size = (panel.width - 1.0) / text_width("Nutrition Facts", BOLD)
+    title_size = (panel.width - 1.0) / text_width("Nutrition Facts", ink.bold)
     y = 0.35 + title_size
-    panel.add(Text(0.5, 0.25 + title_size / 2, "Nutrition Facts", ink.text, title_size, BOLD))
+    panel.add(Text(0.5, 0.25 + title_size / 2, "Nutrition Facts", ink.text, title_size, ink.bold))
     servings = f"{rng.randint(2, 40)} servings per container"
     for line in (servings, f"Serving size {rng.randint(1, 9)} oz (28g)"):
-        panel.add(Text(0.5, y + 0.6, line, ink.text, 1.0, rng.choice((REGULAR, BOLD))))
+        panel.add(Text(0.5, y + 0.6, line, ink.text, 1.0, rng.choice((ink.regular, ink.bold))))
         y += 1.2
     y = _calories(panel, y, amounts, ink, rng)
     y = _facts_rows(panel, y, _facts(amounts, rng), ink)
@@ -191,13 +191,13 @@ def _thick(panel: Panel, y: float, thickness: float, ink: Ink) -> float:
 
 def _calories(panel: Panel, y: float, amounts: Amounts, ink: Ink, rng: Random) -> float:
     y = _thick(panel, y + 0.1, 0.5, ink)
-    panel.add(Text(0.5, y + 0.5, "Amount per serving", ink.text, 0.8, BOLD))
+    panel.add(Text(0.5, y + 0.5, "Amount per serving", ink.text, 0.8, ink.bold))
     size = rng.choice((1.2, 1.8, 2.2))
     middle = y + 0.8 + size / 2
-    panel.add(Text(0.5, middle, "Calories", ink.text, min(size, 1.8), BOLD))
-    panel.add(Text(panel.width - 0.5, middle, f"{amounts.kcal:.0f}", ink.text, size, BOLD, "r"))
+    panel.add(Text(0.5, middle, "Calories", ink.text, min(size, 1.8), ink.bold))
+    panel.add(Text(panel.width - 0.5, middle, f"{amounts.kcal:.0f}", ink.text, size, ink.bold, "r"))
     y = _thick(panel, middle + size / 2 + 0.2, 0.25, ink)
-    panel.add(Text(panel.width - 0.5, y + 0.55, "% Daily Value*", ink.text, 0.8, BOLD, "r"))
+    panel.add(Text(panel.width - 0.5, y + 0.55, "% Daily Value*", ink.text, 0.8, ink.bold, "r"))
     return y + 1.1
 
 
@@ -221,10 +221,10 @@ def _facts(amounts: Amounts, rng: Random) -> list[tuple[int, str, str, str]]:
 def _facts_rows(panel: Panel, y: float, lines: list[tuple[int, str, str, str]], ink: Ink) -> float:
     for indent, name, amount, share in lines:
         panel.add(Bar(0.5, y, panel.width - 0.5, y + 0.05, ink.text))
-        left, face = 0.5 + indent * 0.9, REGULAR if indent else BOLD
+        left, face = 0.5 + indent * 0.9, ink.regular if indent else ink.bold
         panel.add(Text(left, y + 0.65, name, ink.text, 1.0, face))
-        panel.add(Text(left + text_width(name + " ", face), y + 0.65, amount, ink.text))
-        panel.add(Text(panel.width - 0.5, y + 0.65, share, ink.text, 1.0, BOLD, "r"))
+        panel.add(Text(left + text_width(name + " ", face), y + 0.65, amount, ink.text, 1.0, ink.regular))
+        panel.add(Text(panel.width - 0.5, y + 0.65, share, ink.text, 1.0, ink.bold, "r"))
         y += 1.3
     return _thick(panel, y, 0.5, ink)
 
@@ -232,15 +232,15 @@ def _facts_rows(panel: Panel, y: float, lines: list[tuple[int, str, str, str]], 
 def _vitamins(panel: Panel, y: float, ink: Ink, rng: Random) -> float:
     names = rng.sample(_MICRONUTRIENTS, rng.choice((0, 2, 4)))
     for left, right in zip(names[::2], names[1::2], strict=True):
-        panel.add(Text(0.5, y + 0.6, f"{left} {rng.randint(0, 25)}%", ink.text, 0.9))
+        panel.add(Text(0.5, y + 0.6, f"{left} {rng.randint(0, 25)}%", ink.text, 0.9, ink.regular))
         share = f"{right} {rng.randint(0, 25)}%"
-        panel.add(Text(panel.width - 0.5, y + 0.6, share, ink.text, 0.9, align="r"))
+        panel.add(Text(panel.width - 0.5, y + 0.6, share, ink.text, 0.9, ink.regular, "r"))
         y += 1.2
         panel.add(Bar(0.5, y, panel.width - 0.5, y + 0.05, ink.text))
     if rng.random() < 0.6:
         note = "* The % Daily Value tells you how much a nutrient in a serving contributes to a daily diet."
-        for line in wrap(note.split(), (panel.width - 1) / 0.75):
-            panel.add(Text(0.5, y + 0.5, line, ink.text, 0.75))
+        for line in wrap(note.split(), (panel.width - 1) / 0.75, ink.regular):
+            panel.add(Text(0.5, y + 0.5, line, ink.text, 0.75, ink.regular))
             y += 0.9
     return y
 
@@ -257,18 +257,18 @@ def linear(rng: Random, ink: Ink) -> Panel:
         for name, word in zip(NUTRIENTS, language.nutrients, strict=True)
     ]
     body = f"{language.per_100}: " + "; ".join(cells) + "."
-    lines = [rng.choice(language.titles), *wrap(body.split(), rng.uniform(15, 34))]
+    lines = [rng.choice(language.titles), *wrap(body.split(), rng.uniform(15, 34), ink.regular)]
     return _text_panel(lines, ink, framed=rng.random() < 0.3)
 
 
 def _text_panel(lines: list[str], ink: Ink, framed: bool) -> Panel:
     pad = 0.5 if framed or ink.paper else 0.05
-    width = max(text_width(line, BOLD if i == 0 else REGULAR) for i, line in enumerate(lines)) + 2 * pad
+    width = max(text_width(line, ink.bold if i == 0 else ink.regular) for i, line in enumerate(lines)) + 2 * pad
     panel = Panel(width, len(lines) * 1.2 + 2 * pad)
     if ink.paper:
         panel.add(Bar(0, 0, panel.width, panel.height, ink.paper))
     for i, line in enumerate(lines):
-        panel.add(Text(pad, pad + 0.6 + i * 1.2, line, ink.text, 1.0, REGULAR if i else BOLD))
+        panel.add(Text(pad, pad + 0.6 + i * 1.2, line, ink.text, 1.0, ink.regular if i else ink.bold))
     if framed:
         panel.frame(ink.text, 0.08)
     return panel
