@@ -11,9 +11,10 @@ from random import Random
 
 from .fonts import MONO, SERIF, SERIF_BOLD, Font
 from .languages import BRAND_SYLLABLES, CLAIMS, LANGUAGES, PRODUCTS
+from .layouts import draw_table
 from .palettes import BLACK, WHITE, Ink, contrasting
 from .panels import Bar, Oval, Panel, Text, text_width, wrap
-from .tables import GridStyle, draw_grid_style, draw_table, grid
+from .tables import GridStyle, draw_grid_style, grid
 
 TABLE = "nutrition table"
 

@@ -16,10 +16,10 @@ from .camera import Camera, Pose, Rect, clip, visible_share
 from .drawing import Drawing
 from .effects import light, noise
 from .fonts import draw_family
+from .layouts import draw_table
 from .objects import BUILDERS, LABELS, TABLE
 from .palettes import draw_colour, draw_ink
 from .panels import Colour, paint
-from .tables import draw_table
 
 Objects = tuple[tuple[str, Box], ...]
 Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in px of the page

@@ -17,12 +17,12 @@ from .drawing import Drawing
 from .effects import photograph
 from .faces import Face, add_front, add_row, draw_lookalike, fill, new_face, put, surround
 from .fonts import Family, draw_family
+from .layouts import draw_table
 from .objects import TABLE
 from .palettes import draw_ink, draw_pack_colour
 from .panels import Colour, Panel
 from .scene import compose
 from .shapes import SHAPES, add_shape
-from .tables import draw_table
 
 _OVERSAMPLING = 1.25  # face px per photo px: keeps small print crisp after the warp
 _MARGIN = 0.2  # face beyond the frame on every side, which a rotated view reveals

@@ -1,7 +1,7 @@
-"""Nutrition tables: every layout, as panels in em.
+"""Nutrition tables: the common layouts, as panels in em.
 
-Belongs here: the geometry of nutrition tables. Does not belong here: other printed objects
-(`objects`), even the ones that look like a nutrition table.
+Belongs here: the geometry of nutrition tables. Rarer layouts are in `regional`. Does not belong here:
+other printed objects (`objects`), even the ones that look like a nutrition table.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from .languages import ENGLISH, LANGUAGES, NUTRIENTS, Language
 from .nutrients import Amounts, daily_share, draw_amounts, format_amount
 from .palettes import Ink, blend, contrasting
 from .panels import Bar, Panel, Text, text_width, wrap
+
+Line = tuple[int, str, str, str]  # indent, nutrient, amount, daily value
 
 _GAP = 1.1  # least space between two columns
 _PARTS = ("saturates", "sugars")
@@ -30,13 +32,6 @@ class GridStyle:
     banded: bool
     columns_ruled: bool
     title_bar: bool
-
-
-def draw_table(rng: Random, ink: Ink, simple: bool = False) -> Panel:
-    """A nutrition table of a random layout and language; `simple` leaves out the rare layouts."""
-    layouts = (nutrition_facts, european_grid) if simple else LAYOUTS
-    weights = (0.4, 0.6) if simple else _LAYOUT_WEIGHTS
-    return rng.choices(layouts, weights)[0](rng, ink)
 
 
 # ---------------------------------------------------------------- grids
@@ -175,7 +170,7 @@ def nutrition_facts(rng: Random, ink: Ink) -> Panel:
         panel.add(Text(0.5, y + 0.6, line, ink.text, 1.0, rng.choice((ink.regular, ink.bold))))
         y += 1.2
     y = _calories(panel, y, amounts, ink, rng)
-    y = _facts_rows(panel, y, _facts(amounts, rng), ink)
+    y = facts_rows(panel, y, _facts(amounts, rng), ink)
     y = _vitamins(panel, y, ink, rng)
     panel.height = y + 0.2
     if paper:
@@ -184,24 +179,25 @@ def nutrition_facts(rng: Random, ink: Ink) -> Panel:
     return panel
 
 
-def _thick(panel: Panel, y: float, thickness: float, ink: Ink) -> float:
+def thick_rule(panel: Panel, y: float, thickness: float, ink: Ink) -> float:
+    """Add a thick rule at `y` and return where it ends."""
     panel.add(Bar(0.5, y, panel.width - 0.5, y + thickness, ink.text))
     return y + thickness
 
 
 def _calories(panel: Panel, y: float, amounts: Amounts, ink: Ink, rng: Random) -> float:
-    y = _thick(panel, y + 0.1, 0.5, ink)
+    y = thick_rule(panel, y + 0.1, 0.5, ink)
     panel.add(Text(0.5, y + 0.5, "Amount per serving", ink.text, 0.8, ink.bold))
     size = rng.choice((1.2, 1.8, 2.2))
     middle = y + 0.8 + size / 2
     panel.add(Text(0.5, middle, "Calories", ink.text, min(size, 1.8), ink.bold))
     panel.add(Text(panel.width - 0.5, middle, f"{amounts.kcal:.0f}", ink.text, size, ink.bold, "r"))
-    y = _thick(panel, middle + size / 2 + 0.2, 0.25, ink)
+    y = thick_rule(panel, middle + size / 2 + 0.2, 0.25, ink)
     panel.add(Text(panel.width - 0.5, y + 0.55, "% Daily Value*", ink.text, 0.8, ink.bold, "r"))
     return y + 1.1
 
 
-def _facts(amounts: Amounts, rng: Random) -> list[tuple[int, str, str, str]]:
+def _facts(amounts: Amounts, rng: Random) -> list[Line]:
     """Indent, name, amount and daily value of every line."""
     g = amounts.grams
     lines = [
@@ -218,7 +214,8 @@ def _facts(amounts: Amounts, rng: Random) -> list[tuple[int, str, str, str]]:
     return [line for line in lines if line[1] not in ("Trans Fat", "Cholesterol") or rng.random() < 0.7]
 
 
-def _facts_rows(panel: Panel, y: float, lines: list[tuple[int, str, str, str]], ink: Ink) -> float:
+def facts_rows(panel: Panel, y: float, lines: list[Line], ink: Ink) -> float:
+    """Add ruled lines of nutrients from `y` on and return where they end."""
     for indent, name, amount, share in lines:
         panel.add(Bar(0.5, y, panel.width - 0.5, y + 0.05, ink.text))
         left, face = 0.5 + indent * 0.9, ink.regular if indent else ink.bold
@@ -226,7 +223,7 @@ def _facts_rows(panel: Panel, y: float, lines: list[tuple[int, str, str, str]], 
         panel.add(Text(left + text_width(name + " ", face), y + 0.65, amount, ink.text, 1.0, ink.regular))
         panel.add(Text(panel.width - 0.5, y + 0.65, share, ink.text, 1.0, ink.bold, "r"))
         y += 1.3
-    return _thick(panel, y, 0.5, ink)
+    return thick_rule(panel, y, 0.5, ink)
 
 
 def _vitamins(panel: Panel, y: float, ink: Ink, rng: Random) -> float:
@@ -283,7 +280,3 @@ def side_by_side(rng: Random, ink: Ink) -> Panel:
     values = [format_amount(name, amounts, language.decimal).split(" / ")[-1] for name, _ in names]
     rows = [["", *head], [language.per_100, *values]]
     return grid(rows, rng.choice(language.titles), ink, draw_grid_style(rng))
-
-
-LAYOUTS = (nutrition_facts, european_grid, multilingual_grid, minimal_list, linear, side_by_side)
-_LAYOUT_WEIGHTS = (0.33, 0.35, 0.1, 0.1, 0.07, 0.05)
