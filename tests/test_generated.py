@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, Drawing, draw_page, draw_product_photo
 from nutridet_core.data.generated import photos as photos_module
-from nutridet_core.data.generated.camera import Camera, Pose, clip, visible_share
+from nutridet_core.data.generated.camera import Camera, Pose, clip, outline, visible_share
+from nutridet_core.data.generated.crumple import Crumple
 from nutridet_core.data.generated.fonts import FAMILIES, Family, Font
 from nutridet_core.data.generated.fronts import paint_front
 from nutridet_core.data.generated.hands import add_fingers, draw_grip
@@ -226,6 +228,33 @@ def test_box_bounds_the_pixels_that_the_camera_sees(bend: float) -> None:
     seen = np.asarray(camera.take(face, (400, 400)).convert("L")) > 127
     (top, left), (bottom, right) = np.argwhere(seen).min(axis=0), np.argwhere(seen).max(axis=0) + 1
     assert camera.bounds(rect) == pytest.approx((left, top, right, bottom), abs=2.0)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_boxes_follow_crumpled_foil(strength: float) -> None:
+    smooth = Camera(Pose(roll=0.1), ((250, 200), (200, 200)), (0.8, 0.8), 420, 400)
+    crumple = Crumple((400, 400), 7, strength, random.Random(5))
+    camera = Camera(Pose(roll=0.1), ((250, 200), (200, 200)), (0.8, 0.8), 420, 400, crumple)
+    face = Image.new("RGB", (500, 400), BLACK)
+    rect = (150, 100, 350, 290)
+    face.paste((255, 255, 255), rect)
+    seen = np.asarray(camera.take(face, (400, 400)).convert("L")) > 127
+    (top, left), (bottom, right) = np.argwhere(seen).min(axis=0), np.argwhere(seen).max(axis=0) + 1
+    assert camera.bounds(rect) == pytest.approx((left, top, right, bottom), abs=2.0)
+    moved = np.abs(camera.to_photo(outline(rect)) - smooth.to_photo(outline(rect))).max()
+    assert moved > 2  # so the boxes above would be wrong without the field
+
+
+def test_quarter_turns_carry_the_boxes_along() -> None:
+    image = Image.new("RGB", (200, 100), BLACK)
+    image.paste((255, 255, 255), (20, 30, 90, 60))
+    drawing = Drawing(image, ((TABLE, Box.from_xyxy_px((20, 30, 90, 60), 200, 100)),))
+    for _ in range(4):
+        drawing = drawing.quarter_turned()
+        white = np.argwhere(np.asarray(drawing.image.convert("L")) > 127)
+        (top, left), (bottom, right) = white.min(axis=0), white.max(axis=0) + 1
+        assert drawing.objects[0][1].to_px(*drawing.image.size) == pytest.approx((left, top, right, bottom))
+    assert drawing.image.tobytes() == image.tobytes()
 
 
 def test_frontal_camera_only_scales_and_shifts() -> None:

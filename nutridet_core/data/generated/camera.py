@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .crumple import Crumple
 from .panels import Colour
 
 Points = NDArray[np.float64]
@@ -20,6 +21,16 @@ Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in px
 
 _SAMPLES = 12  # points per side: a cylinder bends straight edges
 _MESH = 14
+
+
+def _unit_outline() -> Points:
+    steps = np.linspace(0, 1, _SAMPLES, endpoint=False)[:, None]
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float64)
+    sides = [a + (b - a) * steps for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
+    return np.concatenate(sides)
+
+
+_UNIT_OUTLINE = _unit_outline()
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Camera:
         scale: photo px per face px at the anchor, along x and y.
         face_width: width in face px that the cylinder's `bend` spans.
         photo_side: photo px over which `pose.tilt` acts.
+        crumple: what the pack's foil does to the picture; None for a smooth pack.
     """
 
     def __init__(
@@ -80,7 +92,9 @@ class Camera:
         scale: tuple[float, float],
         face_width: float,
         photo_side: float,
+        crumple: Crumple | None = None,
     ) -> None:
+        self._crumple = crumple
         self._origin, target = np.array(anchor[0]), anchor[1]
         self._radius = face_width / 2 / pose.bend if pose.bend else 0.0
         self._sag = pose.sag
@@ -93,10 +107,11 @@ class Camera:
 
     def to_photo(self, points: Points) -> Points:
         """Photo px of face points `(n, 2)`."""
-        return _project(self._forward, self._bend(points - self._origin))
+        seen = _project(self._forward, self._bend(points - self._origin))
+        return self._crumple.to_photo(seen) if self._crumple else seen
 
     def to_face(self, points: Points) -> Points:
-        """Face px of photo points `(n, 2)`."""
+        """Face px of photo points `(n, 2)`, before any crumpling."""
         flat: Points = self._unbend(_project(self._inverse, points))
         return np.asarray(flat + self._origin, dtype=np.float64)
 
@@ -108,6 +123,10 @@ class Camera:
 
     def take(self, face: Image.Image, size: tuple[int, int], beyond: Colour = (0, 0, 0)) -> Image.Image:
         """The face as the camera sees it; `beyond` where it sees past the face."""
+        smooth = self._take_smooth(face, size, beyond)
+        return self._crumple.apply(smooth) if self._crumple else smooth
+
+    def _take_smooth(self, face: Image.Image, size: tuple[int, int], beyond: Colour) -> Image.Image:
         if self._radius:
             return self._take_bent(face, size)
         # transform() wants one matrix from photo px to face px, so the anchor is folded in.
@@ -150,10 +169,8 @@ class Camera:
 def outline(rect: Rect) -> Points:
     """Points along the sides of a rectangle, clockwise."""
     x0, y0, x1, y1 = rect
-    steps = np.linspace(0, 1, _SAMPLES, endpoint=False)[:, None]
-    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64)
-    sides = [a + (b - a) * steps for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
-    return np.concatenate(sides)
+    scaled = _UNIT_OUTLINE * np.array([x1 - x0, y1 - y0])
+    return np.asarray(scaled + np.array([x0, y0]), dtype=np.float64)
 
 
 def visible_share(bounds: Rect, size: tuple[int, int]) -> float:

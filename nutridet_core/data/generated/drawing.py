@@ -18,3 +18,9 @@ class Drawing:
 
     image: Image.Image
     objects: tuple[tuple[str, Box], ...]
+
+    def quarter_turned(self) -> Drawing:
+        """The drawing turned by 90 degrees counterclockwise."""
+        boxes = [(label, box.as_tuple()) for label, box in self.objects]
+        turned = tuple((label, Box(y0, 1 - x1, y1, 1 - x0)) for label, (x0, y0, x1, y1) in boxes)
+        return Drawing(self.image.transpose(Image.Transpose.ROTATE_90), turned)

@@ -21,7 +21,7 @@ from .panels import Colour, Panel, Text, paint, text_width
 
 _GUTTER = 0.9  # em between neighbouring objects
 _WIDEST_COLUMN = 30.0  # em
-_MOST_TRIES = 6  # per column
+_MOST_TRIES = 5  # per column
 _LEAST_SCALE = 0.55  # of the table's print size; nothing is printed smaller
 _FRONT_SHARE = 0.3  # of the regions around the tables
 _LEAST_FRONT = 7.0  # em of the tables' print along its shorter side

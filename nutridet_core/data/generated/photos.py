@@ -13,6 +13,7 @@ from random import Random
 from nutridet_core.boxes import Box
 
 from .camera import Camera, Pose, Rect, clip, draw_pose, visible_share
+from .crumple import Crumple
 from .drawing import Drawing
 from .effects import photograph
 from .faces import Face, add_front, add_row, draw_lookalike, fill, new_face, put, surround
@@ -31,6 +32,8 @@ _MOST_CUT = 0.1  # per axis; both axes together still leave _LEAST_VISIBLE
 _TABLE_GAP = 1.2  # em between two tables
 _COUNT_SHARES = (0.20, 0.725, 0.06, 0.015)  # of photos with 0, 1, 2 and 3 tables
 _SHAPE_WEIGHTS, _FRONT_SHAPE_WEIGHTS = (0.68, 0.04, 0.06, 0.06, 0.16), (0.3, 0.3, 0.12, 0.1, 0.18)  # of `SHAPES`
+_TURN_SHARES = (0.93, 0.03, 0.01, 0.03)  # of photos turned by 0, 90, 180 and 270 degrees
+_CRUMPLED = 0.15  # share of packs of crumpled foil or film
 _HELD, _HELD_FRONT = 0.25, 0.55  # shares of packs held in a hand: with tables, without
 _FRONT_ROLL = 0.17  # radians; who shows a front does not care that print is level
 _ASPECTS = (0.75, 0.75, 0.75, 0.5625, 0.66, 1.0, 1.33, 1.33, 1.5, 1.78, 0.45)
@@ -67,7 +70,10 @@ def draw_product_photo(seed: int, index: int) -> Drawing:
     camera = _aim(plan, rng)
     held = _HELD if plan.tables else _HELD_FRONT
     image = photograph(compose(face, camera, plan.size, held, rng), rng)
-    return Drawing(image, _visible_objects(face, camera, plan.size))
+    drawing = Drawing(image, _visible_objects(face, camera, plan.size))
+    for _ in range(rng.choices((0, 1, 2, 3), _TURN_SHARES)[0]):
+        drawing = drawing.quarter_turned()
+    return drawing
 
 
 # ---------------------------------------------------------------- plan
@@ -211,19 +217,22 @@ def _draw_cut_pack(plan: Plan, canvas: tuple[int, int], rng: Random) -> Rect:
 def _aim(plan: Plan, rng: Random) -> Camera:
     """A camera that keeps every table visible; its pose is relaxed until it does."""
     pose = draw_pose(rng, None if plan.tables else _FRONT_ROLL)
+    crumple = None
+    if rng.random() < _CRUMPLED:
+        crumple = Crumple(plan.size, rng.randint(6, 16), rng.uniform(0.3, 1.0), rng)
     for share in (1.0, 0.6, 0.3):
-        camera = _camera(plan, pose.relaxed(share))
+        camera = _camera(plan, pose.relaxed(share), crumple)
         shares = [visible_share(camera.bounds(rect), plan.size) for _, rect in plan.tables]
         if min(shares, default=1.0) >= _LEAST_VISIBLE:
             return camera
     return _camera(plan, Pose())
 
 
-def _camera(plan: Plan, pose: Pose) -> Camera:
+def _camera(plan: Plan, pose: Pose, crumple: Crumple | None = None) -> Camera:
     x, y = (plan.block[0] + plan.block[2]) / 2, (plan.block[1] + plan.block[3]) / 2
     scale = plan.size[0] / plan.frame[0], plan.size[1] / plan.frame[1]
     target = (x - _MARGIN * plan.frame[0]) * scale[0], (y - _MARGIN * plan.frame[1]) * scale[1]
-    return Camera(pose, ((x, y), target), scale, plan.frame[0], max(plan.size))
+    return Camera(pose, ((x, y), target), scale, plan.frame[0], max(plan.size), crumple)
 
 
 def _visible_objects(face: Face, camera: Camera, size: tuple[int, int]) -> tuple[tuple[str, Box], ...]:
