@@ -40,7 +40,7 @@ def light(image: Image.Image, rng: Random) -> Image.Image:
     field = 1 - slope * (1 + along) / 2 - rng.uniform(0, 0.2) * (x**2 + y**2) / 2
     if rng.random() < 0.25:
         field = field * (1 - rng.uniform(0.15, 0.45) / (1 + np.exp(-(along - rng.uniform(-0.5, 0.7)) * 12)))
-    exposure = rng.uniform(0.45, 0.75) if rng.random() < 0.08 else rng.uniform(0.92, 1.4)
+    exposure = rng.uniform(0.45, 0.75) if rng.random() < 0.06 else rng.uniform(0.92, 1.4)
     cast = np.array([rng.uniform(0.88, 1.0), rng.uniform(0.93, 1.0), rng.uniform(0.8, 1.0)])
     return _multiplied(image, (field * exposure)[..., None] * cast)
 
@@ -68,11 +68,11 @@ def glare(image: Image.Image, rng: Random) -> Image.Image:
 def blur(image: Image.Image, rng: Random) -> Image.Image:
     """Usually none or slight; sometimes out of focus or moved."""
     kind = rng.random()
+    if kind < 0.3:
+        return image.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 1.0)))
     if kind < 0.35:
-        return image.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1.2)))
-    if kind < 0.42:
         return image.filter(ImageFilter.GaussianBlur(rng.uniform(1.1, 2.0)))
-    if kind < 0.5:
+    if kind < 0.42:
         return _motion_blur(image, rng)
     return image
 

@@ -19,9 +19,9 @@ from .objects import BUILDERS, LOOKALIKES, PACK_LABELS
 from .palettes import BLACK, Ink, blend, draw_colour, draw_ink, draw_pack_colour
 from .panels import Colour, Panel, Text, paint, text_width
 
-_GUTTER = 0.9  # em between neighbouring objects
+_GUTTER = 0.8  # em between neighbouring objects
 _WIDEST_COLUMN = 30.0  # em
-_MOST_TRIES = 5  # per column
+_MOST_TRIES = 4  # per column
 _LEAST_SCALE = 0.55  # of the table's print size; nothing is printed smaller
 _FRONT_SHARE = 0.3  # of the regions around the tables
 _LEAST_FRONT = 7.0  # em of the tables' print along its shorter side
@@ -116,7 +116,7 @@ def fill(face: Face, region: Rect, em: float, rng: Random, lookalike: str | None
         fill(face, (x0, y0, cut, y1), em, rng, lookalike)
         fill(face, (cut, y0, x1, y1), em, rng)
         return
-    y = y0 + em * rng.uniform(0.6, 2.5)
+    y = y0 + em * rng.uniform(0.3, 1.8)
     for _ in range(_MOST_TRIES):
         y = _stack(face, (x0, y, x1, y1), em, rng, lookalike)
         lookalike = None
@@ -138,7 +138,7 @@ def _stack(face: Face, room: Rect, em: float, rng: Random, lookalike: str | None
         paint(panel, face.canvas, left, top, size)
     else:
         put(face, label, panel, left, top, size)
-    return top + panel.height * size + gap * rng.uniform(0.8, 1.8)
+    return top + panel.height * size + gap * rng.uniform(0.5, 1.4)
 
 
 def draw_lookalike(rng: Random) -> str:

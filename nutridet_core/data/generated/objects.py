@@ -45,7 +45,7 @@ def ingredients(rng: Random, ink: Ink) -> Panel:
         word + rng.choice((",", ",", "", f" {rng.randint(1, 60)}%,"))
         for word in rng.choices(language.words, k=rng.randint(10, 30))
     ]
-    return _paragraph(language.ingredients_heading, words, rng.uniform(12, 26), ink)
+    return _paragraph(language.ingredients_heading, words, rng.uniform(12, 28), ink)
 
 
 def text_block(rng: Random, ink: Ink) -> Panel:
