@@ -3,8 +3,9 @@
 Belongs here: the public names of the generator. Does not belong here: any drawing, and anything
 about real photos.
 
-Reading order: `panels` (what print is), `tables` and `objects` (what it says), `faces` and `pages`
-(where it stands), `camera`, `effects`, and `photos` (one whole photo).
+Reading order: `fonts` and `panels` (what print is), `tables`, `regional` and `objects` (what it says),
+`fronts` and `pictures` (what sells), `faces` and `pages` (where it stands), `shapes`, `camera` and
+`crumple` (how a pack is seen), `scene`, `effects`, and `photos` (one whole photo).
 """
 
 from __future__ import annotations
