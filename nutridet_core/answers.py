@@ -1,7 +1,8 @@
 """The answer grammar: boxes to the text a model should write, and any text back to boxes.
 
-Belongs here: the Qwen2-VL grounding grammar and a parser that survives every form seen in the
-wild. Does not belong here: prompts (`prompts`) or scoring (`scores`).
+Belongs here: the grounding grammars of the families and a parser that survives every form seen in
+the wild. Does not belong here: which family writes which (`families`), prompts (`prompts`) or
+scoring (`scores`).
 
 Writing is strict, reading is lenient: a model's answer may be bad, and then it is *counted* in
 `Answer.problems`; it never raises. Coordinates are written on a grid of `extent` steps: 1000 x 1000
@@ -37,7 +38,7 @@ class Form(StrEnum):
     FLAT = "flat"
     """`(a,b,c,d)` or `[a,b,c,d]`."""
     JSON = "json"
-    """`{"bbox_2d": [a,b,c,d]}`."""
+    """`{"bbox_2d": [a,b,c,d], "label": "..."}`, as Qwen2.5-VL and Qwen3-VL write it."""
     NEGATIVE = "negative"
     """The answer says that there is no table."""
     NONE = "none"
@@ -76,12 +77,18 @@ class Answer:
         return not FAILURES.isdisjoint(self.problems)
 
 
-def write_answer(boxes: Sequence[Box], extent: Extent) -> str:
-    """The text that a model is trained to write, boxes in reading order, without the terminator."""
-    if not boxes:
-        return NO_TABLE
-    in_order = sorted(boxes, key=lambda box: (box.y0, box.x0))
-    return "".join(_write_box(box, extent) for box in in_order)
+def write_answer(boxes: Sequence[Box], extent: Extent, form: Form = Form.NATIVE) -> str:
+    """The text that a model is trained to write, boxes in reading order, without the terminator.
+
+    Raises:
+        ValueError: when no family writes that form.
+    """
+    in_order = [_to_grid(box, extent) for box in sorted(boxes, key=lambda box: (box.y0, box.x0))]
+    if form is Form.NATIVE:
+        return "".join(_native(corners) for corners in in_order) or NO_TABLE
+    if form is Form.JSON:
+        return _fenced_json(in_order)
+    raise ValueError(f"no family writes {form.value!r}")
 
 
 def read_answer(text: str, extent: Extent) -> Answer:
@@ -104,21 +111,29 @@ def read_answer(text: str, extent: Extent) -> Answer:
 
 
 _NUMBER = r"\s*([+-]?\d+(?:\.\d+)?)\s*"
+_PAIRS = rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)"
+_FLAT = rf"[(\[]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[)\]]"
 _BOX = re.compile(
     rf"(?:{re.escape(OBJECT_START)}(?P<label>[^<]*){re.escape(OBJECT_END)}\s*)?"
-    rf"(?:{re.escape(BOX_START)}|<box>)?\s*"
-    rf"(?:\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)"
-    rf"|[(\[]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[)\]])"
-    rf"\s*(?:{re.escape(BOX_END)}|</box>)?"
+    rf"(?:{re.escape(BOX_START)}|<box>|(?:\"label\"\s*:\s*\"(?P<before>[^\"]*)\"\s*,\s*)?\"bbox_2d\"\s*:)?\s*"
+    rf"(?:{_PAIRS}|{_FLAT})"
+    rf"\s*(?:{re.escape(BOX_END)}|</box>|,\s*\"label\"\s*:\s*\"(?P<after>[^\"]*)\")?"
 )
-_DENIAL = re.compile(r"\b(?:no|not|none|without)\b|^\s*\[\s*\]\s*$", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:no|not|none|without)\b|^\s*(?:```(?:json)?)?\s*\[\s*\]\s*(?:```)?\s*$", re.IGNORECASE)
 _OPENING = re.compile(rf"[(\[]\s*[+-]?\d|{re.escape(BOX_START)}|{re.escape(OBJECT_START)}|\"bbox_2d\"")
+_CUT_OBJECT = re.compile(r"\{[^{}\[\]]*\Z")
 _CLOSED = re.compile(rf"[)\]]|{re.escape(BOX_END)}")
 
 
-def _write_box(box: Box, extent: Extent) -> str:
-    x0, y0, x1, y1 = _to_grid(box, extent)
+def _native(corners: tuple[int, int, int, int]) -> str:
+    x0, y0, x1, y1 = corners
     return f"{OBJECT_START}{LABEL}{OBJECT_END}{BOX_START}({x0},{y0}),({x1},{y1}){BOX_END}"
+
+
+def _fenced_json(boxes: Sequence[tuple[int, int, int, int]]) -> str:
+    """One object a line in a Markdown fence, as in the families' own cookbooks; `[]` when there is none."""
+    lines = ",\n".join(f'\t{{"bbox_2d": {list(corners)}, "label": "{LABEL}"}}' for corners in boxes)
+    return f"```json\n[\n{lines}\n]\n```" if boxes else "```json\n[]\n```"
 
 
 def _to_grid(box: Box, extent: Extent) -> tuple[int, int, int, int]:
@@ -136,10 +151,10 @@ def _span(low: float, high: float, steps: int) -> tuple[int, int]:
 
 
 def _read_box(match: re.Match[str], extent: Extent) -> tuple[Box | None, list[Problem]]:
-    label = match["label"]
-    if label is not None and LABEL.split()[0] not in label.lower():
+    labels = [match[name] for name in ("label", "before", "after") if match[name] is not None]
+    if any(LABEL.split()[0] not in label.lower() for label in labels):
         return None, [Problem.WRONG_LABEL]
-    texts = [group for group in match.groups()[1:] if group is not None]
+    texts = _numbers(match)
     values, problems = _to_unit(texts, extent)
     if not all(0 <= value <= 1 for value in values):
         return None, [*problems, Problem.OUT_OF_RANGE]
@@ -150,6 +165,12 @@ def _read_box(match: re.Match[str], extent: Extent) -> tuple[Box | None, list[Pr
     if x0 == x1 or y0 == y1:
         return None, [*problems, Problem.ZERO_AREA]
     return Box(x0, y0, x1, y1), problems
+
+
+def _numbers(match: re.Match[str]) -> list[str]:
+    """The four coordinates, of whichever form."""
+    named = set(_BOX.groupindex.values())
+    return [text for group, text in enumerate(match.groups(), start=1) if text is not None and group not in named]
 
 
 def _to_unit(texts: Sequence[str], extent: Extent) -> tuple[list[float], list[Problem]]:
@@ -167,10 +188,10 @@ def _leftovers(text: str, matches: Sequence[re.Match[str]]) -> list[Problem]:
     starts = [*(match.start() for match in matches), len(text)]
     for position, (start, end) in enumerate(zip(ends, starts, strict=True)):
         gap = text[start:end]
-        opening = _OPENING.search(gap)
+        is_last = position == len(matches)
+        opening = _OPENING.search(gap) or (_CUT_OBJECT.search(gap) if is_last else None)
         if opening is None:
             continue
-        is_last = position == len(matches)
         cut_off = is_last and not _CLOSED.search(_without_pair(gap[opening.start() :]))
         if cut_off:
             problems.append(Problem.TRUNCATED)
@@ -191,4 +212,4 @@ def _form(text: str, matches: Sequence[re.Match[str]]) -> Form:
         return Form.JSON
     if BOX_START in text:
         return Form.NATIVE
-    return Form.PAIRS if matches[0].group(2) is not None else Form.FLAT
+    return Form.PAIRS if re.search(_PAIRS, matches[0][0]) else Form.FLAT

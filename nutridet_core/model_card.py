@@ -18,7 +18,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from nutridet_core.answers import write_answer
 from nutridet_core.boxes import Box
 from nutridet_core.compare import Comparison
 from nutridet_core.families import get_family
@@ -154,7 +153,7 @@ def _usage(card: Card) -> str:
 
 def _example_answer(contract: Contract) -> str:
     side = math.isqrt(contract.max_pixels)
-    return write_answer([_EXAMPLE], contract.extent((side, side)))
+    return contract.write([_EXAMPLE], (side, side))
 
 
 def _environment() -> Environment:

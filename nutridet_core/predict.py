@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nutridet_core.answers import Answer, read_answer
+from nutridet_core.answers import Answer
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 
 
@@ -68,7 +68,7 @@ def _predict_batch(
     texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=False)
     seconds = (time.perf_counter() - began) / len(photos)
     return [
-        Prediction(read_answer(_strip(text), contract.extent(resized_size(contract, *photo.size))), score, seconds)
+        Prediction(contract.read(_strip(text), resized_size(contract, *photo.size)), score, seconds)
         for text, score, photo in zip(texts, scores, photos, strict=True)
     ]
 

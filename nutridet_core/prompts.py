@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nutridet_core.answers import LABEL, Extent, write_answer
+from nutridet_core.answers import Answer, Extent, read_answer, write_answer
 from nutridet_core.boxes import Box
 from nutridet_core.errors import ContractError
-from nutridet_core.families import get_family
+from nutridet_core.families import QWEN2_VL, get_family
 from nutridet_core.store import Manifest, digest
 
 SYSTEM = "You are a helpful assistant."
-QUESTION = f"Detect the bounding box of the {LABEL}."
-GRAMMAR = "qwen2-vl/1"
-"""Name and version of the grammar in `answers`; a change there that alters the text is a new version."""
+QUESTION = QWEN2_VL.question
 MAX_ASPECT_RATIO = 200
 """Qwen2-VL's image processor refuses a photo longer than this times its width."""
 
@@ -37,12 +35,19 @@ class Contract:
     """Bounds on the area in pixels after the resize (width times height, not a side)."""
     question: str = QUESTION
     system: str = SYSTEM
-    grammar: str = GRAMMAR
 
     @property
     def hash(self) -> str:
-        """What artefacts carry: equal hashes mean equal inputs to the model."""
-        return digest(asdict(self))
+        """What artefacts carry: equal hashes mean equal inputs to the model, and equal right answers."""
+        return digest(asdict(self) | {"grammar": get_family(self.family).grammar})
+
+    def write(self, boxes: Sequence[Box], resized: tuple[int, int]) -> str:
+        """The right answer about a photo whose size after the resize is `(width, height)`."""
+        return write_answer(boxes, self.extent(resized), get_family(self.family).form)
+
+    def read(self, text: str, resized: tuple[int, int]) -> Answer:
+        """What a model's text says about a photo whose size after the resize is `(width, height)`."""
+        return read_answer(text, self.extent(resized))
 
     def extent(self, resized: tuple[int, int]) -> Extent:
         """Steps of the coordinate grid for a photo whose size after the resize is `(width, height)`."""
@@ -68,12 +73,6 @@ def prompt_messages(contract: Contract, *, question: str | None = None) -> list[
     content = [{"type": "image"}, {"type": "text", "text": question or contract.question}]
     system = [{"type": "text", "text": contract.system}]
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
-
-
-def answer_messages(contract: Contract, boxes: Sequence[Box], resized: tuple[int, int]) -> list[Message]:
-    """The right answer for these boxes, as one assistant message."""
-    text = write_answer(boxes, contract.extent(resized))
-    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
 def prompt_text(contract: Contract, processor: Any) -> str:

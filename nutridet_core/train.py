@@ -24,7 +24,6 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from nutridet_core.answers import write_answer
 from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
@@ -154,8 +153,7 @@ def training_rows(run: TrainingRun, processor: Any) -> Dataset:
 
 def completion(contract: Contract, boxes: Sequence[Sequence[float]], width: int, height: int) -> str:
     """The right answer about a `width` x `height` photo, with its terminator."""
-    extent = contract.extent(resized_size(contract, width, height))
-    return write_answer([Box(*box) for box in boxes], extent) + TERMINATOR
+    return contract.write([Box(*box) for box in boxes], resized_size(contract, width, height)) + TERMINATOR
 
 
 class Collator:

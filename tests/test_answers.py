@@ -12,6 +12,7 @@ from nutridet_core.boxes import Box, iou
 THOUSAND = (1000, 1000)
 NATIVE = "<|object_ref_start|>nutrition table<|object_ref_end|><|box_start|>(273,304),(713,679)<|box_end|>"
 TRUTH = Box(0.273, 0.304, 0.713, 0.679)
+JSON = '```json\n[\n\t{"bbox_2d": [273, 304, 713, 679], "label": "nutrition table"}\n]\n```'
 
 # text, boxes in thousandths, form, problems; typed by hand from answers seen in public runs
 GOLDEN = [
@@ -26,6 +27,27 @@ GOLDEN = [
         '```json\n[{"bbox_2d": [273, 304, 713, 679], "label": "nutrition table"}]\n```',
         [(273, 304, 713, 679)], Form.JSON, [], id="json bbox_2d",
     ),
+    pytest.param(
+        JSON.replace("\n]", ',\n\t{"label": "nutrition table", "bbox_2d": [10, 20, 90, 95]}\n]'),
+        [(273, 304, 713, 679), (10, 20, 90, 95)], Form.JSON, [], id="two tables, one with its label first",
+    ),
+    pytest.param(
+        JSON.replace("nutrition table", "barcode"), [], Form.JSON, [Problem.WRONG_LABEL], id="json, another object"
+    ),
+    pytest.param(
+        '{"label": "barcode", "bbox_2d": [273, 304, 713, 679]}', [], Form.JSON, [Problem.WRONG_LABEL],
+        id="json, another object's label first",
+    ),
+    pytest.param('{"bbox": [273, 304, 713, 679]}', [(273, 304, 713, 679)], Form.FLAT, [], id="json, another key"),
+    pytest.param(
+        JSON.replace("\n]\n```", ',\n\t{"bbo'), [(273, 304, 713, 679)], Form.JSON, [Problem.TRUNCATED],
+        id="json, second box cut off before its numbers",
+    ),
+    pytest.param(
+        JSON.replace("\n]\n```", ',\n\t{"bbox_2d": [10, 2'), [(273, 304, 713, 679)], Form.JSON, [Problem.TRUNCATED],
+        id="json, second box cut off",
+    ),
+    pytest.param("```json\n[]\n```", [], Form.NEGATIVE, [], id="json, none"),
     pytest.param("(273.5,304.0),(713.0,679.5)", [(273.5, 304, 713, 679.5)], Form.PAIRS, [], id="floats on the grid"),
     pytest.param("[0.05,0.38,0.55,0.6]", [(50, 380, 550, 600)], Form.FLAT, [Problem.UNIT_FLOATS], id="unit floats"),
     pytest.param("(713,679),(273,304)", [(273, 304, 713, 679)], Form.PAIRS, [Problem.SWAPPED_CORNERS], id="swapped"),
@@ -73,11 +95,18 @@ def test_pixels_of_the_resized_photo() -> None:
 def test_the_text_a_model_learns() -> None:
     assert write_answer([TRUTH], THOUSAND) == NATIVE
     assert write_answer([], THOUSAND) == "no nutrition table"
+    assert write_answer([TRUTH], THOUSAND, Form.JSON) == JSON
+    assert write_answer([], THOUSAND, Form.JSON) == "```json\n[]\n```"
+    with pytest.raises(ValueError, match="no family writes 'flat'"):
+        write_answer([TRUTH], THOUSAND, Form.FLAT)
 
 
 def test_boxes_are_written_in_reading_order() -> None:
     low, high = Box(0.1, 0.6, 0.3, 0.9), Box(0.5, 0.1, 0.9, 0.4)
     assert read_answer(write_answer([low, high], THOUSAND), THOUSAND).boxes == (high, low)
+
+
+FORMS = st.sampled_from([Form.NATIVE, Form.JSON])
 
 
 @st.composite
@@ -86,11 +115,12 @@ def boxes(draw: st.DrawFn) -> Box:
     return Box(x0, y0, draw(st.floats(x0 + 0.005, 1.0)), draw(st.floats(y0 + 0.005, 1.0)))
 
 
-@given(boxes(), st.sampled_from([(1000, 1000), (252, 196), (784, 1176)]))
-def test_round_trip_is_exact_to_half_a_step(box: Box, extent: tuple[int, int]) -> None:
+@given(boxes(), st.sampled_from([(1000, 1000), (252, 196), (784, 1176)]), FORMS)
+def test_round_trip_is_exact_to_half_a_step(box: Box, extent: tuple[int, int], form: Form) -> None:
     """Rounding to the nearest step errs by at most half a step; a sliver that vanished keeps one whole step."""
-    answer = read_answer(write_answer([box], extent), extent)
+    answer = read_answer(write_answer([box], extent, form), extent)
     assert not answer.problems
+    assert answer.form is form
     (back,) = answer.boxes
     for steps, before, after in zip(
         extent * 2, (box.x0, box.y0, box.x1, box.y1), (back.x0, back.y0, back.x1, back.y1), strict=True
@@ -99,9 +129,9 @@ def test_round_trip_is_exact_to_half_a_step(box: Box, extent: tuple[int, int]) -
         assert abs(before - after) * steps <= (0.5 if wide else 1.0) + 1e-6
 
 
-@given(st.lists(boxes(), min_size=1, max_size=4, unique=True))
-def test_every_box_comes_back(many: list[Box]) -> None:
-    back = read_answer(write_answer(many, THOUSAND), THOUSAND).boxes
+@given(st.lists(boxes(), min_size=1, max_size=4, unique=True), FORMS)
+def test_every_box_comes_back(many: list[Box], form: Form) -> None:
+    back = read_answer(write_answer(many, THOUSAND, form), THOUSAND).boxes
     assert all(any(iou(box, other) > 0 for other in back) for box in many)
 
 
@@ -111,7 +141,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     assert answer.boxes or answer.problems or answer.form is Form.NEGATIVE
 
 
-@given(st.integers(0, len(NATIVE)))
-def test_any_cut_of_an_answer_is_a_counted_failure_or_whole(end: int) -> None:
-    answer = read_answer(NATIVE[:end], THOUSAND)
+@given(st.integers(0, len(NATIVE)), st.sampled_from([NATIVE, JSON]))
+def test_any_cut_of_an_answer_is_a_counted_failure_or_whole(end: int, whole: str) -> None:
+    answer = read_answer(whole[:end], THOUSAND)
     assert answer.boxes or answer.failed
