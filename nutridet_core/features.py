@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from nutridet_core.families import Family
 
@@ -58,7 +58,8 @@ def cache_features(model: Any, family: Family, store: FeatureStore) -> None:
     if any(".lora_" in name for name, _ in tower.named_parameters()):
         return
     compute = tower.forward
-    tower.forward = _cached_forward(compute, digest_of(tower), tower.spatial_merge_size**2, store)
+    layers = 1 + len(getattr(tower, "deepstack_visual_indexes", ()))
+    tower.forward = _cached_forward(compute, digest_of(tower), tower.spatial_merge_size**2, layers, store)
 
 
 def digest_of(tower: torch.nn.Module) -> str:
@@ -71,10 +72,10 @@ def digest_of(tower: torch.nn.Module) -> str:
 
 
 def _cached_forward(
-    compute: Callable[..., Any], tower: str, patches_per_token: int, store: FeatureStore
-) -> Callable[..., BaseModelOutputWithPooling]:
+    compute: Callable[..., Any], tower: str, patches_per_token: int, layers: int, store: FeatureStore
+) -> Callable[..., BaseModelOutputWithDeepstackFeatures]:
     @torch.no_grad()
-    def forward(patches: torch.Tensor, grid_thw: torch.Tensor, **options: Any) -> BaseModelOutputWithPooling:
+    def forward(patches: torch.Tensor, grid_thw: torch.Tensor, **options: Any) -> BaseModelOutputWithDeepstackFeatures:
         lengths = grid_thw.prod(-1).tolist()
         photos = patches.split(lengths)
         keys = [_key(tower, photo, grid) for photo, grid in zip(photos, grid_thw.tolist(), strict=True)]
@@ -84,13 +85,19 @@ def _cached_forward(
         if new:
             output = compute(torch.cat([photos[number] for number in new]), grid_thw=grid_thw[new], **options)
             tokens = [lengths[number] // patches_per_token for number in new]
-            for number, features in zip(new, output.pooler_output.split(tokens), strict=True):
+            for number, features in zip(new, _side_by_side(output).split(tokens), strict=True):
                 found[number] = features
                 store.keep(keys[number], features)
         features = [found[number].to(patches.device, non_blocking=True) for number in range(len(keys))]
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(features))
+        last, *deepstack = torch.cat(features).chunk(layers, dim=-1)
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=last, deepstack_features=deepstack)
 
     return forward
+
+
+def _side_by_side(output: Any) -> torch.Tensor:
+    """What the language model gets of each token: the last layer's features, and in Qwen3-VL those of earlier layers."""
+    return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or ())], dim=-1)
 
 
 def _key(tower: str, patches: torch.Tensor, grid: list[int]) -> str:
