@@ -117,6 +117,18 @@ def merge(experiments: Experiments = None) -> None:
 
 
 @command
+def adopt(
+    adapter: Annotated[Path, typer.Argument(help="Folder that PEFT wrote, in the names of any transformers.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the merged model, e.g. for `predict --model`.")],
+) -> None:
+    """Merge a LoRA adapter that was trained elsewhere into the profile's base."""
+    from nutridet_core.adopt import merge_foreign
+
+    merge_foreign(_context().profile, adapter, out)
+    typer.echo(f"merged model in {out}")
+
+
+@command
 def quantize() -> None:
     """Write the current release in FP8, score it, and compare."""
     from nutridet_core.pipeline.release import quantize_merged, score_release

@@ -96,7 +96,7 @@ def _cached_forward(
 
 
 def _side_by_side(output: Any) -> torch.Tensor:
-    """What the language model gets of each token: the last layer's features, and in Qwen3-VL those of earlier layers."""
+    """What the language model gets of each token: the last layer's features, in Qwen3-VL also earlier layers'."""
     return torch.cat([output.pooler_output, *(getattr(output, "deepstack_features", None) or ())], dim=-1)
 
 

@@ -6,6 +6,7 @@ here: the training loop (`train`), generation (`predict`), merging (`merge`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,12 +89,15 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
     """A base, merged or FP8 model in evaluation mode on the device.
 
     A folder with a manifest is held to it: every file hashed, and its contract compared.
+
+    Raises:
+        ArtifactError: when a weight of the network is not in the files; transformers would make it up.
     """
     source.require_pinned()
     if source.folder is not None and (source.folder / MANIFEST).is_file():
         contract.require(read_manifest(source.folder), source.folder)
     model_class = getattr(transformers, family.model_class)
-    model = model_class.from_pretrained(
+    model, report = model_class.from_pretrained(
         source.path,
         revision=source.revision,
         dtype=compute_dtype(precision),
@@ -102,9 +106,22 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
         use_safetensors=True,
         trust_remote_code=False,
         attn_implementation="sdpa",
+        output_loading_info=True,
     )
+    _require_weights(report, source)
     _quantize_activations(model)
     return model.eval()
+
+
+def _require_weights(report: Mapping[str, Any], source: Source) -> None:
+    absent = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    if absent:
+        raise ArtifactError(
+            f"{len(absent)} weights of the network are not in the files",
+            where=source.path,
+            field=absent[0],
+            remedy="Name a checkpoint of the profile's family, in the names that transformers wrote.",
+        )
 
 
 def _quantize_activations(model: Any) -> None:
@@ -187,7 +204,7 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
         raise AuditError(
             f"adapter_active: {len(homeless)} of {len(tensors)} adapter keys have no module, e.g. {homeless[0]}",
             evidence={"unexpected_keys": homeless[:5], "tensors": len(tensors)},
-            remedy="The adapter was trained under other module names; convert it or train again.",
+            remedy="It was trained under other module names: convert it with `nutridet adopt`, or train again.",
         )
     nonzero = sum(bool(value.any()) for key, value in tensors.items() if ".lora_B." in key)
     if nonzero == 0:
