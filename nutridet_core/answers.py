@@ -91,6 +91,11 @@ def write_answer(boxes: Sequence[Box], extent: Extent, form: Form = Form.NATIVE)
     raise ValueError(f"no family writes {form.value!r}")
 
 
+def without_terminators(text: str) -> str:
+    """A generated text without terminator and padding; the grammar's own tokens stay."""
+    return text.split("<|im_end|>")[0].split("<|endoftext|>")[0].strip()
+
+
 def read_answer(text: str, extent: Extent) -> Answer:
     """Boxes, form and problems of any text. Never raises."""
     boxes: list[Box] = []

@@ -174,6 +174,45 @@ def predict(
         typer.echo(result)
 
 
+@command
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder, or registry alias such as models:/nutridet-tiny@champion, which is followed when it moves. "
+            "The champion when not given; before there is one, what `predict` uses. For openai: the served name."
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="transformers, vllm, openai, triton or fake.")] = "transformers",
+    url: Annotated[str | None, typer.Option(help="Of a running server, for openai and triton.")] = None,
+    weights: Annotated[str, typer.Option(help="merged or fp8: which weights of a registered release.")] = "merged",
+    host: Annotated[str, typer.Option(help="Other than loopback only with a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8000,
+    places: Annotated[int, typer.Option(min=1, help="Photos under way; the next one gets a 429.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one photo.")] = 60.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="Largest photo as a file, MiB.")] = 16,
+    max_megapixels: Annotated[int, typer.Option(min=1, max=89, help="Largest photo decoded.")] = 50,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Fetch photos from this host (https), or scheme://host:port; may be repeated."),
+    ] = None,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at an alias.")] = 30.0,
+    vllm: Annotated[str, typer.Option(help="The vllm program; may lie in another environment.")] = "vllm",
+    gpu_share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of the GPU's memory, for vllm.")] = 0.8,
+) -> None:
+    """Serve a model over HTTP, with a page to try it; NUTRIDET_API_KEY is what clients must show."""
+    from nutridet_core.serving.command import ServeArguments, serve_model
+
+    serve_model(
+        _context(),
+        ServeArguments(
+            model=model, engine=engine, url=url, weights=weights, host=host, port=port, places=places,
+            seconds=seconds, max_mb=max_mb, max_megapixels=max_megapixels, allow_host=tuple(allow_host or ()),
+            poll_seconds=poll_seconds, vllm=vllm, gpu_share=gpu_share,
+        ),
+    )  # fmt: skip
+
+
 def _context() -> Context:
     from nutridet_core.pipeline.context import Context
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nutridet_core.answers import Answer
+from nutridet_core.answers import Answer, without_terminators
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 
 
@@ -68,7 +68,7 @@ def _predict_batch(
     texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=False)
     seconds = (time.perf_counter() - began) / len(photos)
     return [
-        Prediction(contract.read(_strip(text), resized_size(contract, *photo.size)), score, seconds)
+        Prediction(contract.read(without_terminators(text), resized_size(contract, *photo.size)), score, seconds)
         for text, score, photo in zip(texts, scores, photos, strict=True)
     ]
 
@@ -85,11 +85,6 @@ def _sequence_scores(logits: tuple[torch.Tensor, ...], tokens: torch.Tensor, pad
     written = (tokens != pad).float()
     means = (chosen * written).sum(1) / written.sum(1).clamp(min=1)
     return [float(value) for value in means.exp()]
-
-
-def _strip(text: str) -> str:
-    """Drop terminator and padding, which every batched answer carries; keep the grammar's own tokens."""
-    return text.split("<|im_end|>")[0].split("<|endoftext|>")[0].strip()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -163,6 +163,18 @@ class Photo:
     untouched: bool
 
 
+@dataclass(frozen=True)
+class PhotoLimits:
+    """What a photo may cost: bytes of the file, pixels in all, longer side over shorter. A server may allow less."""
+
+    bytes: int = MAX_BYTES
+    pixels: int = MAX_PIXELS
+    aspect: int = MAX_ASPECT
+
+
+INGEST = PhotoLimits()
+
+
 def load_photo(data: bytes | Path, *, where: str | None = None) -> Image.Image:
     """An upright RGB image from an untrusted JPEG, PNG or WebP: the loader of ingest and of serving.
 
@@ -174,12 +186,19 @@ def load_photo(data: bytes | Path, *, where: str | None = None) -> Image.Image:
     return decode_photo(data, where=where).image
 
 
-def decode_photo(data: bytes | Path, *, where: str | None = None) -> Photo:
+def photo_size(content: bytes, *, where: str, limits: PhotoLimits = INGEST) -> tuple[int, int]:
+    """Width and height in pixels as stored, from the header alone; raises as `load_photo` where that shows it."""
+    image = _open(_read(content, where, limits), where)
+    _check_size(image.size, where, limits)
+    return image.size
+
+
+def decode_photo(data: bytes | Path, *, where: str | None = None, limits: PhotoLimits = INGEST) -> Photo:
     """As `load_photo`, with what it takes to store the photo again."""
     where = where or (str(data) if isinstance(data, Path) else f"photo of {len(data)} bytes")
-    content = _read(data, where)
+    content = _read(data, where, limits)
     image = _open(content, where)
-    _check_size(image.size, where)
+    _check_size(image.size, where, limits)
     upright = _to_rgb(image, where)
     orientation = _orientation(image)
     untouched = image.format != "WEBP" and _is_plain_rgb(image) and orientation == _UPRIGHT
@@ -189,12 +208,12 @@ def decode_photo(data: bytes | Path, *, where: str | None = None) -> Photo:
     return Photo(upright, content, str(image.format), untouched)
 
 
-def _read(data: bytes | Path, where: str) -> bytes:
+def _read(data: bytes | Path, where: str, limits: PhotoLimits) -> bytes:
     try:
         size = data.stat().st_size if isinstance(data, Path) else len(data)
-        if size > MAX_BYTES:
+        if size > limits.bytes:
             raise PhotoError(
-                Reason.TOO_MANY_BYTES, f"has {size} bytes, more than {MAX_BYTES}",
+                Reason.TOO_MANY_BYTES, f"has {size} bytes, more than {limits.bytes}",
                 where=where, field="bytes", remedy="Save it smaller.",
             )  # fmt: skip
         return data.read_bytes() if isinstance(data, Path) else data
@@ -214,13 +233,13 @@ def _open(content: bytes, where: str) -> Image.Image:
         raise _unreadable(error, where) from error
 
 
-def _check_size(size: tuple[int, int], where: str) -> None:
+def _check_size(size: tuple[int, int], where: str, limits: PhotoLimits) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise _too_many_pixels(f"is {width} x {height} px, more than {MAX_PIXELS} in all", where)
-    if max(size) > MAX_ASPECT * min(size):
+    if width * height > limits.pixels:
+        raise _too_many_pixels(f"is {width} x {height} px, more than {limits.pixels} in all", where)
+    if max(size) > limits.aspect * min(size):
         raise PhotoError(
-            Reason.EXTREME_ASPECT, f"is {width} x {height} px, more elongated than {MAX_ASPECT}:1",
+            Reason.EXTREME_ASPECT, f"is {width} x {height} px, more elongated than {limits.aspect}:1",
             where=where, field="size", remedy="Crop it to the product.",
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from nutridet_core.overlay import draw_boxes
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release
 from nutridet_core.predict import Prediction, predict
-from nutridet_core.profiles import TINY_TUNED
+from nutridet_core.profiles import TINY_TUNED, Profile
 from nutridet_core.store import is_complete, read_manifest
 
 
@@ -25,7 +25,7 @@ def predict_files(context: Context, photos: Sequence[Path], *, model: Path | Non
     """
     profile = context.profile
     images = [load_photo(path) for path in photos]
-    network, processor = _load(context, model)
+    network, processor = load_answering(context, model)
     predictions = predict(
         network,
         processor,
@@ -60,8 +60,8 @@ def describe(prediction: Prediction, size: tuple[int, int]) -> str:
     return f"no nutrition table (score {prediction.score:.2f})"
 
 
-def _load(context: Context, model: Path | None) -> tuple[Any, Any]:
-    """The folder named; else the current release; else the base, with the adapter that ships for it if one does."""
+def load_answering(context: Context, model: Path | None) -> tuple[Any, Any]:
+    """(model, processor): the folder named; else the current release; else the base with its shipped adapter."""
     profile = context.profile
     source = _released(context) if model is None else Source(str(model))
     network = load_model(
@@ -79,10 +79,17 @@ def _released(context: Context) -> Source | None:
 
 
 def _with_shipped_adapter(context: Context, network: Any) -> Any:
-    """The base with the adapter that was tuned on exactly its weights; the base alone knows the task only roughly."""
-    profile = context.profile
-    if is_complete(TINY_TUNED) and read_manifest(TINY_TUNED).config["base"] == profile.base_identity:
+    """The base with its adapter; the base alone knows the task only roughly."""
+    adapter = shipped_adapter(context.profile)
+    if adapter is not None:
         context.log("no release yet: answering with the base and the adapter that ships with it")
-        return attach_adapter(network, TINY_TUNED, profile.contract)
+        return attach_adapter(network, adapter, context.profile.contract)
     context.log("no release yet: answering with the untuned base model")
     return network
+
+
+def shipped_adapter(profile: Profile) -> Path | None:
+    """The adapter in this package that was tuned on exactly the weights of the profile's base, if there is one."""
+    if is_complete(TINY_TUNED) and read_manifest(TINY_TUNED).config["base"] == profile.base_identity:
+        return TINY_TUNED
+    return None

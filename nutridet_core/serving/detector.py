@@ -1,0 +1,209 @@
+"""The way of a photo: from bytes to a `Detection`, through limits, queue and engine.
+
+Belongs here: everything between HTTP and engine. Does not belong here: routes (`gateway`), where bytes come
+from (`photos`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nutridet_core.answers import Answer
+from nutridet_core.data.examples import PhotoError, PhotoLimits, decode_photo, photo_size
+from nutridet_core.families import get_family
+from nutridet_core.prompts import Contract, resized_size
+from nutridet_core.serving import refusals
+from nutridet_core.serving.admission import Admission, PixelBudget
+from nutridet_core.serving.engine import EngineError, Reply
+from nutridet_core.serving.holder import Holder, Served
+from nutridet_core.serving.metrics import Metrics
+from nutridet_core.serving.refusals import RefusedError
+from nutridet_core.serving.schemas import BatchItem, Detection, FoundBox, ModelInfo, Problem, Timing
+
+log = logging.getLogger("nutridet.serving")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a gateway accepts."""
+
+    photo: PhotoLimits = field(default_factory=lambda: PhotoLimits(bytes=16 * 2**20, pixels=50_000_000))
+    places: int = 64
+    """Photos that may wait or be answered at the same time; the next one gets a 429."""
+    batch: int = 32
+    """Photos in one request."""
+    pixels_in_memory: int = 500_000_000
+    """Of decoded photos; three bytes each."""
+    seconds: float = 60.0
+    """Longest time from a photo's last byte to its answer."""
+    body_seconds: float = 30.0
+    """Longest time that a client may take to send its request."""
+
+    @property
+    def body(self) -> int:
+        """Bytes of a request with one photo, base64 and a form's wrapping included."""
+        return self.photo.bytes * 4 // 3 + 2**16
+
+    @property
+    def batch_body(self) -> int:
+        """Bytes of a request with several photos: four of the largest, or many small ones."""
+        return 4 * self.body
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Clock readings on a photo's way, s."""
+
+    began: float
+    decoding: float
+    decoded: float
+    answering: float
+    answered: float
+
+
+class Detector:
+    """Answers photos with the model that `holder` holds.
+
+    Args:
+        holder: the model being served.
+        limits: what is accepted.
+    """
+
+    def __init__(self, holder: Holder, limits: Limits) -> None:
+        self.holder, self.limits = holder, limits
+        self.admission = Admission(limits.places)
+        self.metrics = Metrics(lambda: self.admission.taken, lambda: holder.served.identity)
+        self._pixels = PixelBudget(limits.pixels_in_memory)
+
+    async def detect(self, content: bytes, field: str = "image") -> Detection:
+        """What the model finds in one photo.
+
+        Raises:
+            RefusedError: when there is no place, the photo cannot be used, or no answer comes.
+        """
+        with self.admission.place():
+            return await self._detect(content, field)
+
+    async def detect_all(self, contents: Sequence[bytes], field: str = "images") -> list[BatchItem]:
+        """The same for each photo of a batch; one that cannot be used does not cost the others their answer.
+
+        Raises:
+            RefusedError: when there are not places for all of them.
+        """
+        if len(contents) > min(self.limits.batch, self.limits.places):
+            raise refusals.bad_request(
+                f"{len(contents)} photos are more than {min(self.limits.batch, self.limits.places)}",
+                field=field, remedy="Send fewer photos at once.", status=413, kind="batch_too_large",
+            )  # fmt: skip
+        with self.admission.place(len(contents)):
+            tasks = [self._item(content, f"{field}[{number}]") for number, content in enumerate(contents)]
+            return list(await asyncio.gather(*tasks))
+
+    async def _item(self, content: bytes, field: str) -> BatchItem:
+        try:
+            return BatchItem(detection=await self._detect(content, field))
+        except RefusedError as refusal:
+            return BatchItem(error=Problem(**refusal.body["error"]))
+
+    async def _detect(self, content: bytes, field: str) -> Detection:
+        try:
+            detection = await self._answer(content, field)
+        except RefusedError as refusal:
+            self.metrics.photos.labels("refused" if refusal.status < 500 else "failed").inc()
+            raise
+        self._count(detection)
+        return detection
+
+    async def _answer(self, content: bytes, field: str) -> Detection:
+        """`_see`, with every way in which it can fail told as a refusal."""
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await self._see(content)
+        except PhotoError as error:
+            raise refusals.of_photo(error, field) from error
+        except TimeoutError as error:
+            raise refusals.too_slow(self.limits.seconds) from error
+        except EngineError as error:
+            log.warning("engine: %s", error)
+            raise refusals.no_engine(error.problem) from error
+        except Exception as error:
+            log.exception("engine failed")
+            raise refusals.no_engine("the engine failed") from error
+
+    async def _see(self, content: bytes) -> Detection:
+        began, limits = time.perf_counter(), self.limits.photo
+        width, height = photo_size(content, where="photo", limits=limits)
+        async with self._pixels.hold(width * height):
+            decoding = time.perf_counter()
+            photo = await asyncio.to_thread(decode_photo, content, where="photo", limits=limits)
+            decoded = time.perf_counter()
+            async with self.holder.use() as served:
+                reply = await served.engine.answer(photo)
+            answered = time.perf_counter()
+        marks = _Marks(began, decoding, decoded, decoded + reply.waited, answered)
+        answer = _read(served.contract, reply.text, photo.image.size)
+        return _detection(answer, reply, photo.image.size, served, _timing(marks))
+
+    def _count(self, detection: Detection) -> None:
+        outcome = "table" if detection.boxes else "unreadable" if detection.failed else "no_table"
+        self.metrics.photos.labels(outcome).inc()
+        for problem in detection.problems:
+            self.metrics.problems.labels(problem).inc()
+        for stage, milliseconds in detection.timing_ms.model_dump().items():
+            self.metrics.seconds.labels(stage).observe(milliseconds / 1000)
+
+
+def model_info(served: Served) -> ModelInfo:
+    """The model as the API reports it."""
+    identity = served.identity
+    return ModelInfo(
+        name=identity.name,
+        version=identity.version,
+        digest=identity.digest,
+        contract=served.contract.hash,
+        engine=served.engine.name,
+    )
+
+
+def _read(contract: Contract, text: str, size: tuple[int, int]) -> Answer:
+    """What the text says; a grid of thousandths needs no resize, and spares a mere gateway loading transformers."""
+    resized = size if get_family(contract.family).coordinates == "grid_1000" else resized_size(contract, *size)
+    return contract.read(text, resized)
+
+
+def _timing(marks: _Marks) -> Timing:
+    waited = (marks.decoding - marks.began) + (marks.answering - marks.decoded)
+    stages = {
+        "decode": marks.decoded - marks.decoding,
+        "wait": waited,
+        "answer": marks.answered - marks.answering,
+        "total": marks.answered - marks.began,
+    }
+    return Timing(**{name: round(seconds * 1000, 3) for name, seconds in stages.items()})
+
+
+def _detection(answer: Answer, reply: Reply, size: tuple[int, int], served: Served, timing: Timing) -> Detection:
+    boxes = [
+        FoundBox(label="nutrition table", px=_rounded(box.to_px(*size), 2), unit=_rounded(box.as_tuple(), 6))
+        for box in answer.boxes
+    ]
+    return Detection(
+        boxes=boxes,
+        score=reply.score,
+        text=answer.text,
+        form=answer.form.value,
+        problems=[problem.value for problem in answer.problems],
+        failed=answer.failed,
+        size=size,
+        model=model_info(served),
+        timing_ms=timing,
+    )
+
+
+def _rounded(values: tuple[float, float, float, float], digits: int) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (round(value, digits) for value in values)
+    return x0, y0, x1, y1

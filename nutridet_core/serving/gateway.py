@@ -1,0 +1,211 @@
+"""The gateway: routes, key and error bodies of the HTTP API.
+
+Belongs here: HTTP. Does not belong here: what happens to a photo (`detector`) or starting a server (`run`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+import nutridet_core
+from nutridet_core.serving import chat as chats
+from nutridet_core.serving import photos, refusals
+from nutridet_core.serving.detector import Detector, Limits, model_info
+from nutridet_core.serving.holder import Holder
+from nutridet_core.serving.refusals import RefusedError
+from nutridet_core.serving.schemas import (
+    BatchAnswer,
+    BatchRequest,
+    ChatRequest,
+    Detection,
+    DetectRequest,
+    ErrorBody,
+    ModelInfo,
+)
+
+PLAYGROUND = Path(__file__).with_name("playground.html")
+
+Background = Callable[[Detector], Coroutine[Any, Any, None]]
+"""What runs beside the requests, e.g. following a registry alias."""
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """How a gateway behaves."""
+
+    limits: Limits = field(default_factory=Limits)
+    key: str | None = None
+    """What clients must show under /v1; None asks nobody."""
+    allowed_origins: tuple[photos.Origin, ...] = ()
+    """Whence photos are fetched."""
+    hosts: tuple[str, ...] = ("*",)
+    """`Host` headers that are answered: against pages elsewhere whose name comes to mean this machine."""
+
+
+def create_app(holder: Holder, options: GatewayOptions, background: Sequence[Background] = ()) -> FastAPI:
+    """The ASGI application. It closes the holder's model when it ends."""
+    detector = Detector(holder, options.limits)
+    app = FastAPI(
+        title="nutridet",
+        version=nutridet_core.__version__,
+        description="Finds nutrition tables in product photos.",
+        lifespan=_lifespan(detector, background),
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts), www_redirect=False)
+    _count_requests(app, detector)
+    _tell_refusals(app)
+    _add_probes(app, detector)
+    _add_detection(app, detector, options)
+    return app
+
+
+def _lifespan(
+    detector: Detector, background: Sequence[Background]
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(start(detector)) for start in background]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await detector.holder.close()
+
+    return lifespan
+
+
+def _add_probes(app: FastAPI, detector: Detector) -> None:
+    @app.get("/healthz", summary="Whether this process answers.", response_class=PlainTextResponse)
+    async def healthz() -> str:
+        return "ok"
+
+    @app.get("/readyz", summary="Whether the model would answer now.")
+    async def readyz() -> ModelInfo:
+        served = detector.holder.served
+        if not await served.engine.ready():
+            raise RefusedError(
+                503, "not_ready", "the engine does not answer", field="engine", remedy="Ask again shortly."
+            )
+        return model_info(served)
+
+    @app.get("/metrics", summary="For Prometheus.", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(detector.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", summary="A page to try it.", response_class=HTMLResponse)
+    async def playground() -> HTMLResponse:
+        return HTMLResponse(PLAYGROUND.read_text(encoding="utf-8"), headers={"Content-Security-Policy": _POLICY})
+
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) -> None:
+    limits = options.limits
+    fetcher = photos.Fetcher(options.allowed_origins, limits.photo.bytes)
+    known = [Depends(_require_key(options.key))]
+
+    @app.post("/v1/detect", dependencies=known, openapi_extra=_body(DetectRequest, "image"))
+    async def detect(request: Request) -> Detection:
+        """Find the nutrition tables in a photo: a form with one file, or JSON."""
+        if photos.is_form(request):
+            (content,) = await photos.read_form(request, limits.body, limits.body_seconds, 1)
+        else:
+            asked = await photos.read_json(request, DetectRequest, limits.body, limits.body_seconds)
+            content = await photos.resolve(asked.image, fetcher, "image")
+        return await detector.detect(content)
+
+    @app.post("/v1/detect/batch", dependencies=known, openapi_extra=_body(BatchRequest, "images"))
+    async def detect_batch(request: Request) -> BatchAnswer:
+        """The same for several photos at once. A photo that cannot be used has an error in its place."""
+        if photos.is_form(request):
+            contents = await photos.read_form(request, limits.batch_body, limits.body_seconds, limits.batch)
+        else:
+            asked = await photos.read_json(request, BatchRequest, limits.batch_body, limits.body_seconds)
+            named = [(each, f"images[{number}]") for number, each in enumerate(asked.images[: limits.batch + 1])]
+            contents = [await photos.resolve(each, fetcher, field) for each, field in named]
+        return BatchAnswer(results=await detector.detect_all(contents))
+
+    @app.post("/v1/chat/completions", dependencies=known, openapi_extra=_body(ChatRequest, None))
+    async def chat(request: Request) -> dict[str, Any]:
+        """For OpenAI's clients. The model is asked its own question, whatever the message says."""
+        asked = await photos.read_json(request, ChatRequest, limits.body, limits.body_seconds)
+        field = "messages.content.image_url"
+        content = await photos.resolve(chats.photo_reference(asked), fetcher, field)
+        return chats.completion(asked, await detector.detect(content, field))
+
+
+def _require_key(key: str | None) -> Callable[..., None]:
+    """Compares in constant time; a wrong key and no key are told the same."""
+
+    def require(
+        authorization: Annotated[str, Header(description="Bearer KEY")] = "",
+        x_api_key: Annotated[str, Header()] = "",
+    ) -> None:
+        shown = x_api_key or authorization.removeprefix("Bearer ")
+        if key is not None and not hmac.compare_digest(shown.encode(), key.encode()):
+            raise RefusedError(
+                401, "unauthorised", "the key is missing or wrong", field="authorization",
+                remedy="Send the header Authorization: Bearer KEY.", headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+    return require
+
+
+def _body(model: type[Any], files: str | None) -> dict[str, Any]:
+    """The request body as OpenAPI has it: FastAPI cannot see that a route reads two content types."""
+    content: dict[str, Any] = {"application/json": {"schema": model.model_json_schema()}}
+    if files is not None:
+        file: dict[str, Any] = {"type": "string", "format": "binary"}
+        schema = file if files == "image" else {"type": "array", "items": file}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {files: schema}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _count_requests(app: FastAPI, detector: Detector) -> None:
+    @app.middleware("http")
+    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "other")
+        detector.metrics.requests.labels(route, str(response.status_code)).inc()
+        return response
+
+
+def _tell_refusals(app: FastAPI) -> None:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, refusal: RefusedError) -> JSONResponse:
+        return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        refusal = refusals.bad_request(
+            "the gateway failed", field="server", remedy="The server's log says where.", status=500, kind="internal"
+        )
+        return JSONResponse(refusal.body, refusal.status)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def failed(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        refusal = refusals.bad_request(
+            str(error.detail), field="path", remedy="See /openapi.json.", status=error.status_code, kind="http"
+        )
+        return JSONResponse(refusal.body, error.status_code, dict(error.headers or {}))

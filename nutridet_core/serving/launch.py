@@ -1,0 +1,168 @@
+"""From a model's name to a gateway's parts: the engine loaded, and what follows its alias.
+
+Belongs here: which engine gets which weights. Does not belong here: the engines themselves, or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from nutridet_core.errors import SettingsError
+from nutridet_core.pipeline.context import Context
+from nutridet_core.serving.detector import Detector
+from nutridet_core.serving.engine import Engine, FakeEngine
+from nutridet_core.serving.gateway import Background
+from nutridet_core.serving.holder import Holder, Identity, Served, follow
+from nutridet_core.serving.vllm import VllmOptions
+from nutridet_core.serving.weights import Alias, Precision, Weights, find_alias, find_weights
+from nutridet_core.store import read_manifest
+
+
+class EngineKind(StrEnum):
+    """What answers."""
+
+    TRANSFORMERS = "transformers"
+    """In this process."""
+    VLLM = "vllm"
+    """A vLLM started here."""
+    OPENAI = "openai"
+    """Any server with OpenAI's chat endpoint that runs already."""
+    TRITON = "triton"
+    """A Triton that runs already, on the asset `triton_repository`."""
+    FAKE = "fake"
+    """No model: the same box in every photo, to try a client."""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What to serve, and with what."""
+
+    engine: EngineKind
+    model: str | None = None
+    """Folder or alias; see `weights`."""
+    precision: Precision = "merged"
+    """Weights of a registered release."""
+    url: str | None = None
+    """Of a server that runs already."""
+    key: str | None = None
+    """Of that server."""
+    vllm: VllmOptions = field(default_factory=VllmOptions)
+    poll_seconds: float = 30.0
+    """Between two looks at an alias."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What `gateway.create_app` needs."""
+
+    holder: Holder
+    background: tuple[Background, ...] = ()
+
+
+async def launch(context: Context, options: LaunchOptions) -> Launched:
+    """Load the model, and follow it if it is named by an alias.
+
+    Raises:
+        NutridetError: when there is no such model, it does not hold what its manifest says, or it does not start.
+    """
+    if options.engine in (EngineKind.OPENAI, EngineKind.TRITON, EngineKind.FAKE):
+        return Launched(Holder(await _connect(context, options)))
+    alias = await asyncio.to_thread(find_alias, context, options.model, options.precision)
+    weights = await asyncio.to_thread(alias.find if alias else lambda: find_weights(context, options.model))
+    holder = Holder(await load(context, options, weights))
+    return Launched(holder, (_following(context, options, alias, holder),) if alias else ())
+
+
+async def load(context: Context, options: LaunchOptions, weights: Weights) -> Served:
+    """The model, verified and ready to answer."""
+    context.log(f"loading {weights.identity.name} ({weights.folder or 'base'}) into {options.engine.value}")
+    await asyncio.to_thread(weights.verify, context.profile.contract)
+    engine = await (
+        _local(context, weights) if options.engine is EngineKind.TRANSFORMERS else _vllm(context, options, weights)
+    )
+    return Served(engine, context.profile.contract, weights.identity)
+
+
+def _following(context: Context, options: LaunchOptions, alias: Alias, holder: Holder) -> Background:
+    async def find() -> Identity:
+        return (await asyncio.to_thread(alias.find)).identity
+
+    async def load_wanted(wanted: Identity) -> Served:
+        return await load(context, options, await asyncio.to_thread(alias.find))
+
+    async def run(detector: Detector) -> None:
+        await follow(holder, find, load_wanted, every=options.poll_seconds, report=detector.metrics.exchanged)
+
+    return run
+
+
+async def _connect(context: Context, options: LaunchOptions) -> Served:
+    """An engine that runs already, or none at all."""
+    connect: Callable[[Context, LaunchOptions], Awaitable[tuple[Engine, Identity]]] = {
+        EngineKind.OPENAI: _openai, EngineKind.TRITON: _triton, EngineKind.FAKE: _fake,
+    }[options.engine]  # fmt: skip
+    engine, identity = await connect(context, options)
+    return Served(engine, context.profile.contract, identity)
+
+
+async def _fake(context: Context, options: LaunchOptions) -> tuple[Engine, Identity]:
+    return FakeEngine(), Identity("fake", None, "")
+
+
+async def _openai(context: Context, options: LaunchOptions) -> tuple[Engine, Identity]:
+    from nutridet_core.serving.remote import OpenAIEngine, first_model
+
+    url = _url(options)
+    model = options.model or await first_model(url, options.key)
+    tokens = context.profile.max_new_tokens
+    engine = OpenAIEngine(url, model, context.profile.contract, max_new_tokens=tokens, key=options.key)
+    return engine, Identity(model, None, "")
+
+
+async def _triton(context: Context, options: LaunchOptions) -> tuple[Engine, Identity]:
+    """The prompt lies in the repository that Triton serves; so does what it was made of."""
+    from nutridet_core.serving.remote import TritonEngine
+
+    url, folder = _url(options), Path(options.model) if options.model else context.layout.triton
+    manifest = read_manifest(folder, kind="triton_repository")
+    context.profile.contract.require(manifest, folder)
+    prompt = (folder / "prompt.txt").read_text(encoding="utf-8")
+    return TritonEngine(url, prompt, context.profile), Identity(manifest.name, None, str(manifest.config["fp8"]))
+
+
+async def _local(context: Context, weights: Weights) -> Engine:
+    def read() -> Engine:
+        from nutridet_core.pipeline.prediction import load_answering
+        from nutridet_core.serving.local import TransformersEngine
+
+        profile = context.profile
+        model, processor = load_answering(context, weights.folder)
+        return TransformersEngine(
+            model, processor, profile.contract,
+            batch_size=profile.score_batch_size, max_new_tokens=profile.max_new_tokens,
+        )  # fmt: skip
+
+    return await asyncio.to_thread(read)
+
+
+async def _vllm(context: Context, options: LaunchOptions, weights: Weights) -> Engine:
+    """Without a release, the base with the adapter that ships for it, which vLLM serves as LoRA."""
+    from nutridet_core.pipeline.prediction import shipped_adapter
+    from nutridet_core.serving.vllm import start
+
+    if weights.folder is not None:
+        return await start(context.profile, str(weights.folder), options.vllm, context.log)
+    adapter = shipped_adapter(context.profile)
+    return await start(context.profile, context.profile.base_model, replace(options.vllm, adapter=adapter), context.log)
+
+
+def _url(options: LaunchOptions) -> str:
+    if options.url is None:
+        raise SettingsError(
+            f"the engine {options.engine.value!r} runs elsewhere", field="url", remedy="Say where, with --url."
+        )
+    return options.url

@@ -1,0 +1,118 @@
+"""Which model to serve, and where its weights lie.
+
+Belongs here: what MODEL on the command line means. Does not belong here: loading for one engine or another
+(`launch`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nutridet_core.errors import ArtifactError, SettingsError
+from nutridet_core.pipeline.context import Context
+from nutridet_core.pipeline.release import current_release, model_registry
+from nutridet_core.prompts import Contract
+from nutridet_core.registry import CHAMPION, Registry
+from nutridet_core.serving.holder import Identity
+from nutridet_core.store import MANIFEST, digest, is_complete, read_manifest
+
+Precision = Literal["merged", "fp8"]
+_SCHEME = "models:/"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model that can be loaded."""
+
+    identity: Identity
+    folder: Path | None
+    """None: the base of the profile, with the adapter that ships for it if one does."""
+
+    def verify(self, contract: Contract) -> None:
+        """Hash every file, and compare contract and registration.
+
+        Raises:
+            ArtifactError, ContractError: when they do not hold. A folder without a manifest has nothing to hold to.
+        """
+        if self.folder is None or not (self.folder / MANIFEST).is_file():
+            return
+        manifest = read_manifest(self.folder)
+        contract.require(manifest, self.folder)
+        if manifest.digest != self.identity.digest:
+            raise ArtifactError(
+                "is not what was registered",
+                where=self.folder,
+                remedy="Restore it, or give the alias to another version in MLflow.",
+            )
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A registry alias, whose holder may change."""
+
+    registry: Registry
+    alias: str
+    precision: Precision
+
+    def find(self) -> Weights:
+        """The weights of the version that carries the alias now. Asks the registry only; `Weights.verify` hashes.
+
+        Raises:
+            ArtifactError: when no version does.
+        """
+        holder = self.registry.holder(self.alias)
+        if holder is None:
+            raise ArtifactError(
+                f"no version carries the alias {self.alias!r}",
+                where=f"{_SCHEME}{self.registry.model}",
+                remedy="Register a release (nutridet register), or name a folder.",
+            )
+        version, release = holder
+        merged, fp8 = (release.merged, release.merged_digest), (release.fp8, release.fp8_digest)
+        folder, expected = fp8 if self.precision == "fp8" else merged
+        return Weights(Identity(self.registry.model, version, expected), folder)
+
+
+def find_alias(context: Context, model: str | None, precision: Precision) -> Alias | None:
+    """The alias that MODEL names; without MODEL the champion's, if there is one; None when it is about a folder.
+
+    Raises:
+        SettingsError: when MODEL begins like an alias and is none of this profile.
+    """
+    registry = model_registry(context)
+    if model is None:
+        if context.settings.tracking_uri is None and not (context.settings.home / "mlflow.db").is_file():
+            return None  # else MLflow would make a database, which takes seconds, to say that it is empty
+        return Alias(registry, CHAMPION, precision) if registry.holder(CHAMPION) else None
+    if not model.startswith(_SCHEME):
+        return None
+    name, _, alias = model.removeprefix(_SCHEME).partition("@")
+    if name != registry.model or not alias:
+        raise SettingsError(
+            f"{model!r} is no alias of the profile {context.profile.name!r}",
+            field="MODEL",
+            remedy=f"Use {_SCHEME}{registry.model}@{CHAMPION}, or set NUTRIDET_PROFILE.",
+        )
+    return Alias(registry, alias, precision)
+
+
+def find_weights(context: Context, model: str | None) -> Weights:
+    """The folder named; else the current release; else the base. What `nutridet predict` would use."""
+    if model is not None:
+        return _in_folder(Path(model))
+    if is_complete(context.layout.current_release):
+        return _in_folder(context.layout.merged(current_release(context)["release"]))
+    return Weights(Identity(f"{context.profile.name}-base", None, context.profile.base_identity), None)
+
+
+def _in_folder(folder: Path) -> Weights:
+    """Known by its manifest; a foreign folder by the names and sizes of its files."""
+    if not folder.is_dir():
+        raise ArtifactError("no such folder", where=folder, field="MODEL", remedy="Correct the path.")
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, verify=False)
+        return Weights(Identity(manifest.name, None, manifest.digest), folder)
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    return Weights(Identity(folder.name, None, digest(files)), folder)

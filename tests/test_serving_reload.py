@@ -1,0 +1,206 @@
+"""The model being served is exchanged without a request being lost."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nutridet_core.errors import ArtifactError, ContractError, SettingsError
+from nutridet_core.pipeline.context import Context
+from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
+from nutridet_core.registry import CHALLENGER, CHAMPION
+from nutridet_core.serving.detector import Detector
+from nutridet_core.serving.engine import EngineError, FakeEngine
+from nutridet_core.serving.holder import Holder, Identity, Served, follow
+from nutridet_core.serving.weights import Alias, find_alias, find_weights
+from nutridet_core.store import read_manifest
+from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, running, served, until
+from tests.photo_files import encode, picture
+from tests.release_samples import change, flip_bit, open_home, write_release
+
+PNG = encode(picture(1))
+
+
+@pytest.fixture
+def context(release_home: Path, tmp_path: Path) -> Context:
+    return open_home(Path(shutil.copytree(release_home, tmp_path / "home")))
+
+
+def ask(url: str) -> tuple[int, str | None]:
+    response = CLIENT.post(f"{url}/v1/detect", files={"image": PNG})
+    return response.status_code, response.json()["model"]["version"]
+
+
+def test_requests_under_way_are_answered_by_the_old_model() -> None:
+    old, new = HeldEngine(), FakeEngine()
+    holder = Holder(served(old, "m", "1"))
+    exchange = threading.Event()
+    exchanged = threading.Event()
+
+    async def swap(detector: Detector) -> None:
+        await asyncio.to_thread(exchange.wait)
+        await holder.exchange(served(new, "m", "2"))
+        exchanged.set()
+
+    with running(holder, background=[swap]) as url, ThreadPoolExecutor(2) as clients:
+        waiting = [clients.submit(ask, url) for _ in range(2)]
+        until(lambda: len(old.sizes) == 2)
+        exchange.set()
+        until(lambda: holder.served.identity.version == "2")
+        assert ask(url) == (200, "2")
+        assert not old.closed
+        old.let_go.set()
+        assert [each.result() for each in waiting] == [(200, "1"), (200, "1")]
+        until(exchanged.is_set)
+        assert old.closed
+        assert not new.closed
+    assert new.closed
+
+
+class Finder:
+    """Says which model is wanted; the test changes its mind, or makes it fail."""
+
+    def __init__(self) -> None:
+        self.identity = Identity("m", "1", "one")
+        self.failures = {"find": 0, "load": 0}
+        self.fail: str | None = None
+
+    async def find(self) -> Identity:
+        self._maybe_fail("find")
+        return self.identity
+
+    async def load(self, wanted: Identity) -> Served:
+        self._maybe_fail("load")
+        return Served(FakeEngine(), CONTRACT, wanted)
+
+    def _maybe_fail(self, what: str) -> None:
+        if self.fail == what:
+            self.failures[what] += 1
+            raise EngineError("planted")
+
+
+@pytest.mark.parametrize("failing", ["find", "load"])
+def test_what_cannot_be_loaded_leaves_the_model_in_use(failing: str) -> None:
+    finder = Finder()
+    holder = Holder(Served(FakeEngine(), CONTRACT, finder.identity))
+
+    async def watch(detector: Detector) -> None:
+        await follow(holder, finder.find, finder.load, every=0.005, report=detector.metrics.exchanged)
+
+    with running(holder, background=[watch]) as url:
+        finder.fail = failing
+        finder.identity = Identity("m", "2", "two")
+        until(lambda: finder.failures[failing] >= 2)
+        assert ask(url) == (200, "1")
+        assert 'nutridet_model_exchanges_total{succeeded="false"}' in CLIENT.get(f"{url}/metrics").text
+        finder.fail = None
+        until(lambda: holder.served.identity.version == "2")
+        assert ask(url) == (200, "2")
+
+
+def alias_of(context: Context, name: str = CHAMPION) -> Alias:
+    return Alias(model_registry(context), name, "merged")
+
+
+def test_a_moved_alias_is_followed_under_load(context: Context) -> None:
+    """Two clients ask without a pause while the champion changes: every request is answered."""
+    register_release(context)
+    alias = alias_of(context)
+    holder = Holder(Served(FakeEngine(seconds=0.1), CONTRACT, alias.find().identity))
+
+    async def find() -> Identity:
+        return (await asyncio.to_thread(alias.find)).identity
+
+    async def load(wanted: Identity) -> Served:
+        await asyncio.to_thread(alias.find().verify, CONTRACT)
+        return Served(FakeEngine(seconds=0.1), CONTRACT, wanted)
+
+    async def watch(detector: Detector) -> None:
+        await follow(holder, find, load, every=1.0)
+
+    seen: list[tuple[int, str | None]] = []
+    with running(holder, background=[watch]) as url, ThreadPoolExecutor(2) as clients:
+        asked = [clients.submit(ask_until, url, seen, lambda: "2" in {version for _, version in seen}) for _ in "ab"]
+        until(lambda: len(seen) > 5)
+        write_release(context, "other weights")
+        register_release(context)
+        for each in asked:
+            each.result()
+    assert {status for status, _ in seen} == {200}
+    assert {version for _, version in seen} == {"1", "2"}
+
+
+def ask_until(url: str, seen: list[tuple[int, str | None]], done: Callable[[], bool]) -> None:
+    while not done():
+        seen.append(ask(url))
+
+
+def test_without_a_name_the_champion_is_served(context: Context) -> None:
+    assert find_alias(context, None, "merged") is None
+    release = read_release(context, current_release(context))
+    assert find_weights(context, None).folder == release.merged  # until there is one: what `predict` uses
+    register_release(context)
+    alias = find_alias(context, None, "fp8")
+    assert alias is not None
+    weights = alias.find()
+    assert weights.identity == Identity("nutridet-tiny", "1", release.fp8_digest)
+    assert weights.folder == release.fp8
+    weights.verify(context.profile.contract)
+
+
+def test_a_home_without_anything_serves_the_base(home: Path) -> None:
+    context = open_home(home)
+    assert find_alias(context, None, "merged") is None
+    weights = find_weights(context, None)
+    assert weights.folder is None
+    assert weights.identity == Identity("tiny-base", None, context.profile.base_identity)
+
+
+def test_aliases_are_read_strictly(context: Context) -> None:
+    register_release(context)
+    named = find_alias(context, f"models:/nutridet-tiny@{CHALLENGER}", "merged")
+    assert named is not None
+    assert named.find().identity.version == "1"
+    for wrong in ("models:/nutridet-qwen2-vl-7b@champion", "models:/nutridet-tiny", "models:/nutridet-tiny/1"):
+        with pytest.raises(SettingsError, match="is no alias of the profile 'tiny'"):
+            find_alias(context, wrong, "merged")
+    nobody = find_alias(context, "models:/nutridet-tiny@nobody", "merged")
+    assert nobody is not None
+    with pytest.raises(ArtifactError, match="no version carries the alias 'nobody'"):
+        nobody.find()
+
+
+def test_weights_are_held_to_registration_manifest_and_contract(context: Context) -> None:
+    register_release(context)
+    weights = alias_of(context).find()
+    assert weights.folder is not None
+    change(weights.folder, contract="another")
+    with pytest.raises(ContractError, match="was made under contract another"):
+        weights.verify(context.profile.contract)
+    change(weights.folder, contract=context.profile.contract.hash)
+    (weights.folder / "model.safetensors").write_text("other weights")
+    change(weights.folder)
+    with pytest.raises(ArtifactError, match="is not what was registered"):
+        weights.verify(context.profile.contract)
+    flip_bit(weights.folder / "model.safetensors")
+    with pytest.raises(ArtifactError, match="has changed"):
+        weights.verify(context.profile.contract)
+
+
+def test_folders(context: Context, tmp_path: Path) -> None:
+    merged = read_release(context, current_release(context)).merged
+    assert find_weights(context, str(merged)).identity == Identity("merged", None, read_manifest(merged).digest)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    before = find_weights(context, str(foreign)).identity
+    (foreign / "config.json").write_text("{ }")
+    assert find_weights(context, str(foreign)).identity != before
+    with pytest.raises(ArtifactError, match="no such folder"):
+        find_weights(context, str(tmp_path / "none"))

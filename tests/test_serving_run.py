@@ -1,0 +1,185 @@
+"""The gateway as a process: where it listens, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from nutridet_core import cli
+from nutridet_core.errors import SettingsError
+from nutridet_core.serving.command import ServeArguments, gateway_options
+from nutridet_core.serving.run import is_loopback, listen
+from tests.gateway_server import CLIENT, until
+from tests.photo_files import encode, picture
+
+PNG = encode(picture(1))
+
+
+@contextmanager
+def process(code: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python process that serves, and its address."""
+    gateway = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert gateway.stdout is not None
+        line = next(line for line in gateway.stdout if "listening on " in line)
+        yield gateway, line.split("listening on ")[1].split(" ")[0]
+    finally:
+        gateway.kill()
+        gateway.wait()
+
+
+SLOW = """
+from pathlib import Path
+from nutridet_core.serving.engine import FakeEngine
+from nutridet_core.serving.gateway import GatewayOptions
+from nutridet_core.serving.holder import Holder, Identity, Served
+from nutridet_core.serving.launch import Launched
+from nutridet_core.serving.run import listen, serve
+from nutridet_core.profiles import TINY
+
+class Slow(FakeEngine):
+    async def close(self):
+        print("closed", flush=True)
+
+async def launch():
+    return Launched(Holder(Served(Slow(seconds=1.0), TINY.contract, Identity("slow", None, ""))))
+
+serve(listen("127.0.0.1", 0, key=None), launch, GatewayOptions(), lambda line: print(line, flush=True))
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_gateway_told_to_end_answers_what_is_under_way(number: signal.Signals) -> None:
+    with process(SLOW) as (gateway, url), ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(httpx.post, f"{url}/v1/detect", files={"image": PNG}, timeout=60) for _ in range(3)]
+        until(lambda: "nutridet_photos_under_way 3.0" in CLIENT.get(f"{url}/metrics").text)
+        gateway.send_signal(number)
+        assert [each.result().status_code for each in asked] == [200, 200, 200]
+        assert gateway.stdout is not None
+        assert gateway.stdout.read().split() == ["closed", "ended"]
+        assert gateway.wait() == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/healthz")
+
+
+LOADING = """
+import asyncio
+from nutridet_core.serving.gateway import GatewayOptions
+from nutridet_core.serving.run import listen, serve
+
+async def launch():
+    print("listening on nothing yet", flush=True)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        print("cleaned up", flush=True)
+
+serve(listen("127.0.0.1", 0, key=None), launch, GatewayOptions())
+"""
+
+
+def test_a_gateway_told_to_end_while_it_loads_ends() -> None:
+    with process(LOADING) as (gateway, _):
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.stdout is not None
+        assert gateway.stdout.read().split("\n")[0] == "cleaned up"
+        assert gateway.wait() == 0
+
+
+def test_the_command_serves(home: Path) -> None:
+    code = "import nutridet_core.cli as cli\ncli.app(['serve', '--engine', 'fake', '--port', '0'])"
+    with process(code) as (gateway, url):
+        assert CLIENT.post(f"{url}/v1/detect", files={"image": PNG}).json()["model"]["engine"] == "fake"
+        assert CLIENT.get(url, headers={"Host": "evil.example"}).status_code == 400
+        gateway.terminate()
+        assert gateway.wait() == 0
+
+
+def test_only_with_a_key_is_the_network_listened_to() -> None:
+    with pytest.raises(SettingsError, match="open to other machines, and no key is set"):
+        listen("0.0.0.0", 0, key=None)
+    with listen("0.0.0.0", 0, key="geheim") as bound:
+        assert bound.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with listen("127.0.0.1", 0, key=None) as bound, pytest.raises(SettingsError, match="cannot listen on"):
+        listen("127.0.0.1", bound.getsockname()[1], key=None)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+     ("192.168.1.7", False), ("localhost.example.org", False), ("::", False)],
+)  # fmt: skip
+def test_what_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--engine", "tensorrt"], ["[engine]", "no such value 'tensorrt'", "transformers, vllm"]),
+        (["--weights", "int4"], ["[weights]", "no such value 'int4'", "merged, fp8"]),
+        (["--engine", "openai"], ["[url]", "runs elsewhere", "--url"]),
+        (["--engine", "fake", "--host", "0.0.0.0"], ["[host]", "no key is set", "NUTRIDET_API_KEY"]),
+        (["--engine", "fake", "--allow-host", "ftp://x"], ["[allow-host]", "'ftp://x' is no host"]),
+        (["--engine", "fake", "--allow-host", "x.org/photos"], ["[allow-host]", "is no host"]),
+        (["no/such/folder"], ["no/such/folder", "no such folder", "Correct the path"]),
+        (["models:/nutridet-other@champion"], ["[MODEL]", "is no alias of the profile 'tiny'"]),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.setenv("NUTRIDET_HOME", str(home))
+    monkeypatch.delenv("NUTRIDET_API_KEY", raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    result = CliRunner().invoke(cli.app, ["serve", "--port", "0", *arguments])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert result.exit_code == 1, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line
+
+
+def test_the_commands_limits_are_the_gateways() -> None:
+    given = ServeArguments(
+        model=None, engine="fake", url=None, weights="merged", host="127.0.0.1", port=0, places=7, seconds=9.0,
+        max_mb=3, max_megapixels=2, allow_host=("Images.Example.org", "http://127.0.0.1:81"), poll_seconds=1.0,
+        vllm="vllm", gpu_share=0.5,
+    )  # fmt: skip
+    options = gateway_options(given, "geheim")
+    assert (options.limits.places, options.limits.seconds, options.key) == (7, 9.0, "geheim")
+    assert (options.limits.photo.bytes, options.limits.photo.pixels) == (3 * 2**20, 2_000_000)
+    assert options.allowed_origins == (("https", "images.example.org", 443), ("http", "127.0.0.1", 81))
+
+
+def test_serving_is_imported_by_its_commands_alone() -> None:
+    """Else `dagster definitions validate` and `--help` would load it."""
+    code = (
+        "import sys, nutridet_core.cli, nutridet_assets.definitions\n"
+        "print({'nutridet_core.serving', 'fastapi', 'prometheus_client'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_gateway_without_torch() -> None:
+    """In front of a server, a gateway is small."""
+    code = "import sys, nutridet_core.serving.command, nutridet_core.serving.remote\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
