@@ -43,6 +43,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @command
+def plan(experiments: Experiments = None) -> None:
+    """Print what a run would download, and the disk and GPU memory it needs; nothing is begun."""
+    from nutridet_core.plan import make_plan
+
+    context = _context()
+    names = _names(context, experiments)
+    typer.echo(make_plan(context.settings, [context.experiment(name) for name in names]).text)
+
+
+@command
 def data() -> None:
     """Load, validate and split the photos; write the dataset report."""
     from nutridet_core.pipeline.dataset import prepare_dataset, report_dataset

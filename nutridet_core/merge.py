@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nutridet_core.audits import audit_merged_base
+from nutridet_core.disk import require_space
 from nutridet_core.errors import ArtifactError
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
 from nutridet_core.profiles import Profile
@@ -27,6 +28,7 @@ def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manife
     or keep those that are there.
 
     Raises:
+        ArtifactError: when there is not enough disk space for the weights.
         AuditError: when the adapter does not fit the base, or the result is quantised.
         ContractError: when the adapter was trained under another contract.
     """
@@ -36,9 +38,10 @@ def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manife
         return kept
     source, family, contract = base_source(profile), profile.architecture, profile.contract
     model = load_model(source, family, profile.scoring_precision, contract)
-    merged = merge_into(attach_adapter(model, adapter, contract))
+    merged = merge_into(attach_adapter(model, adapter, contract)).to(torch.bfloat16)
+    require_space(folder, weight_bytes(merged), "the merged model")
     with writing(folder) as draft:
-        merged.to(torch.bfloat16).save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
+        merged.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         load_processor(source, family, contract).save_pretrained(draft)
         audit = audit_merged_base(draft).require()
         manifest = Manifest(
@@ -50,6 +53,11 @@ def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manife
             facts={"audits": {audit.name: audit.to_dict()}, "adapter": trained.name},
         )
         return seal(draft, manifest)
+
+
+def weight_bytes(model: Any) -> int:
+    """What a model's weights take on disk."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def merge_into(model: Any) -> Any:

@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig
 from nutridet_core.errors import ArtifactError, AuditError
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
+from nutridet_core.hub import Remote, fetch, require_commit
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, set_resize
 from nutridet_core.store import MANIFEST, read_manifest
@@ -43,14 +44,27 @@ class Source:
 
         Raises:
             ArtifactError: when it is no folder and has no commit: whatever the hub serves today would be loaded.
+            SettingsError: when the revision is a branch or tag, which can be moved.
         """
         if self.folder is None and not self.revision:
             raise ArtifactError(
                 "no such folder, and a hub model needs a revision",
                 where=self.path,
-                remedy="Correct the path, or pin a commit in the profile.",
+                remedy="Correct the path, or name a commit in NUTRIDET_REVISION.",
             )
+        if self.folder is None:
+            require_commit(str(self.revision), where=self.path, field="revision")
         return self
+
+    def fetch(self) -> Path:
+        """The folder, or that of the hub's cache, after a download of what is missing there.
+
+        Raises:
+            ArtifactError: when there is no commit, or it cannot be downloaded.
+            SettingsError: when the revision is a branch or tag.
+        """
+        self.require_pinned()
+        return self.folder or fetch(Remote(self.path, str(self.revision)))
 
 
 def base_source(profile: Profile) -> Source:
@@ -77,9 +91,8 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 def load_processor(source: Source, family: Family, contract: Contract) -> Any:
     """The processor with the contract's resize; prompts are left-padded for generation."""
-    source.require_pinned()
     processor_class = getattr(transformers, family.processor_class)
-    processor = processor_class.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    processor = processor_class.from_pretrained(source.fetch(), trust_remote_code=False)
     processor.tokenizer.padding_side = "left"
     set_resize(contract, processor)
     return processor
@@ -93,13 +106,12 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
     Raises:
         ArtifactError: when a weight of the network is not in the files; transformers would make it up.
     """
-    source.require_pinned()
-    if source.folder is not None and (source.folder / MANIFEST).is_file():
-        contract.require(read_manifest(source.folder), source.folder)
+    folder = source.fetch()
+    if (folder / MANIFEST).is_file():
+        contract.require(read_manifest(folder), folder)
     model_class = getattr(transformers, family.model_class)
     model, report = model_class.from_pretrained(
-        source.path,
-        revision=source.revision,
+        folder,
         dtype=compute_dtype(precision),
         device_map={"": device()},
         quantization_config=nf4_config(family) if precision == "nf4" else None,

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from nutridet_core.audits import audit_fp8_file
+from nutridet_core.disk import require_space
 from nutridet_core.families import Family
-from nutridet_core.merge import MAX_SHARD_SIZE
+from nutridet_core.merge import MAX_SHARD_SIZE, weight_bytes
 from nutridet_core.models import Source, load_model, load_processor
 from nutridet_core.profiles import Profile
 from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
@@ -28,6 +29,7 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
     """Write an FP8 copy of the merged model to `folder`, or keep the one that is there.
 
     Raises:
+        ArtifactError: when there is not enough disk space for the weights.
         AuditError: when the file has FP8 in a module that must keep full precision, or none at all.
     """
     from compressed_tensors.compressors import ModelCompressor
@@ -41,6 +43,7 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
     set_fp8_scales(model, family)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
+    require_space(folder, weight_bytes(model), "the FP8 model")
     with writing(folder) as draft:
         model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         compressor.update_config(draft)

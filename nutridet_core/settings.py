@@ -6,12 +6,15 @@ Belongs here: where things lie and which profile runs. Does not belong here: hyp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nutridet_core.errors import SettingsError
 from nutridet_core.experiments import Experiment, load_experiments
+from nutridet_core.hub import require_commit
 from nutridet_core.profiles import Profile, get_profile
 
 
@@ -23,6 +26,8 @@ class Settings(BaseSettings):
     home: Path = Path(".nutridet")
     """Everything this project writes: artefacts, MLflow and Dagster databases."""
     profile: str = "tiny"
+    revision: str | None = None
+    """Commit of the base model on the hub, instead of the profile's."""
     source: str | None = None
     """Photo source instead of the profile's: `generated:400`, `coco:/path`, `hub@REVISION` ..."""
     test_source: str | None = None
@@ -41,8 +46,13 @@ class Settings(BaseSettings):
 
     @property
     def active_profile(self) -> Profile:
-        """The profile named by `profile`."""
-        return get_profile(self.profile)
+        """The profile named by `profile`, at the commit named by `revision` if there is one.
+
+        Raises:
+            SettingsError: when there is no such profile, or its base model cannot be at that commit.
+        """
+        profile = get_profile(self.profile)
+        return profile if self.revision is None else _at(profile, self.revision)
 
     @property
     def all_experiments(self) -> dict[str, Experiment]:
@@ -58,3 +68,11 @@ class Settings(BaseSettings):
     def mlflow_uri(self) -> str:
         """The tracking and registry URI in force."""
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def _at(profile: Profile, revision: str) -> Profile:
+    if Path(profile.base_model).is_dir():
+        raise SettingsError(
+            f"is set, and the base model of {profile.name!r} is a folder", field="NUTRIDET_REVISION", remedy="Unset it."
+        )
+    return replace(profile, revision=require_commit(revision, where=profile.base_model, field="NUTRIDET_REVISION"))

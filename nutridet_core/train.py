@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
+from nutridet_core.disk import require_space
 from nutridet_core.experiments import Experiment
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor, lora_config
@@ -80,6 +81,7 @@ def train(
         features: vision features of earlier trainings in this process; used where the vision tower is frozen.
 
     Raises:
+        ArtifactError: before the first step, when there is not enough disk space for the checkpoints.
         AuditError: before the first step, when labels or modules are not what the experiment says.
     """
     config = run.config
@@ -91,6 +93,8 @@ def train(
     processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
     watch = Watch(run.experiment, run.profile.architecture, _checkpoint_manifest(run, processor), log, on_metrics)
     trainer = build_trainer(run, processor, watch)
+    missing = run.epochs - len(checkpoints(run.folder))
+    require_space(run.folder, missing * checkpoint_bytes(trainer.model), f"{missing} checkpoints")
     if "vision" not in run.experiment.towers:
         cache_features(trainer.model, run.profile.architecture, features or FeatureStore())
     audits = [audit_modules(trainer.model, run.profile.architecture, run.experiment.towers).require()]
@@ -112,6 +116,11 @@ def train(
             mlflow_run_id=mlflow_run_id,
         ),
     )
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """What a checkpoint takes on disk: what is trained, and AdamW's two averages of it."""
+    return 3 * sum(int(parameter.nbytes) for parameter in model.parameters() if parameter.requires_grad)
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:

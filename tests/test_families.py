@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
+from nutridet_core import disk
 from nutridet_core.answers import LABEL, Form
 from nutridet_core.audits import audit_fp8_file, audit_gradients, audit_labels, audit_modules
 from nutridet_core.boxes import Box, iou
 from nutridet_core.data.dataset import load_records
-from nutridet_core.errors import AuditError, ContractError
+from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, TOWERS, Family, get_family, lora_pattern
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor, lora_config
+from nutridet_core.pipeline.release import weight_bytes
+from nutridet_core.plan import count_network, disk_bytes
 from nutridet_core.predict import Prediction, encode, predict
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, resized_size
@@ -242,6 +245,23 @@ def test_a_vision_tower_in_four_bits_is_seen(subject: Subject, monkeypatch: pyte
     assert "4-bit layer" in audit_modules(model, subject.family, frozenset(TOWERS)).summary
 
 
+@pytest.mark.parametrize("name", ["qwen3-vl"])
+def test_what_does_not_fit_on_the_disk_is_not_begun(
+    name: str, subject_of: Callable[[str], Subject], adapter_of: Callable[[Subject], Path],
+    merged_of: Callable[[Subject], Path], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    subject = subject_of(name)
+    profile, adapter, merged = subject.profile, adapter_of(subject), merged_of(subject)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 100_000)
+    with pytest.raises(ArtifactError, match=r"1 checkpoints would take .* and 0\.1 MB are free"):
+        train(TrainingRun(EXPERIMENT, profile, dataset, tmp_path / "adapter"))
+    with pytest.raises(ArtifactError, match=r"the merged model would take 1\.2 MB, and 0\.1 MB are free"):
+        merge(profile, adapter, tmp_path / "merged", name="merged")
+    with pytest.raises(ArtifactError, match=r"the FP8 model would take .* and 0\.1 MB are free"):
+        quantize(profile, merged, tmp_path / "fp8", name="fp8")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 # --- adapter, merge, FP8, answers --------------------------------------------------------------
 
 
@@ -266,9 +286,19 @@ def test_an_adapter_of_another_family_is_refused(
         attach_adapter(ours.load(), adapter_of(theirs), ours.contract)
 
 
+def _assert_as_planned(subject: Subject, adapter: Path, merged: Path, fp8: Path) -> None:
+    """`nutridet plan` counted the bytes that were then written."""
+    network = count_network(Path(subject.profile.base_model), subject.profile, [EXPERIMENT])
+    planned = disk_bytes(subject.profile, network, [EXPERIMENT])
+    checkpoint = [adapter / "adapter_model.safetensors", adapter / "optimizer.pt"]
+    written = [sum(path.stat().st_size for path in checkpoint), weight_bytes(merged), weight_bytes(fp8)]
+    assert written == pytest.approx(list(planned.values()), rel=0.15), "headers count for a model as small as this"
+
+
 def test_fp8_is_written_and_reloaded(
-    subject: Subject, merged_of: Callable[[Subject], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    subject: Subject, adapter_of: Callable[[Subject], Path], merged_of: Callable[[Subject], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     merged = merged_of(subject)
     quantize(subject.profile, merged, tmp_path / "fp8", name="fp8")
     assert audit_fp8_file(tmp_path / "fp8", subject.family).passed
@@ -278,6 +308,7 @@ def test_fp8_is_written_and_reloaded(
     )
     change = float((small - full).abs().max() / full.abs().max())
     assert 0 < change < 0.1
+    _assert_as_planned(subject, adapter_of(subject), merged, tmp_path / "fp8")
     monkeypatch.setattr("nutridet_core.quantize.ignored_modules", lambda family: ("lm_head",))
     with pytest.raises(AuditError, match="FP8 where none may be"):
         quantize(subject.profile, merged, tmp_path / "bad", name="bad")

@@ -134,9 +134,10 @@ def test_a_commit_in_the_hubs_cache_is_read_without_a_network(hub_cache: Path) -
     assert [candidate.split for candidate in read(f"hub@{COMMIT}")] == [None] * 4 + ["test"] * 2
 
 
-@pytest.mark.usefixtures("hub_cache")
-def test_a_commit_that_cannot_be_fetched_is_named() -> None:
-    assert f"{REPO}@{COMMIT} [revision]: could not be downloaded" in error_of(f"hub@{COMMIT}")
+def test_a_commit_that_cannot_be_fetched_is_named(hub_cache: Path) -> None:
+    assert f"{REPO}@{COMMIT} [revision]: is not whole in {hub_cache.parent}, and HF_HUB_OFFLINE" in error_of(
+        f"hub@{COMMIT}"
+    )
 
 
 @pytest.mark.parametrize(

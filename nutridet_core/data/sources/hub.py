@@ -10,14 +10,14 @@ could not be seen where this was written, so the user names one (`hub@REVISION`)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nutridet_core.data.examples import Candidate, Split
 from nutridet_core.data.sources.index import get_barcode, to_numbers
-from nutridet_core.errors import DataError, SettingsError
+from nutridet_core.errors import ArtifactError, DataError, SettingsError
+from nutridet_core.hub import Remote, fetch, is_commit
 
 REPO = "openfoodfacts/nutrition-table-detection"
 _COLUMNS = ("image_id", "image", "width", "height", "meta", "objects")
@@ -33,14 +33,19 @@ def read_hub(revision: str) -> Iterator[Candidate]:
         SettingsError: when `revision` is not a full commit hash.
         DataError: when the download fails.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+    if not is_commit(revision):
         problem = f"{revision!r} is not a commit" if revision else "the source 'hub' names no revision"
         raise SettingsError(
             f"{problem}, so two runs could see different data", field="source",
             remedy=f"Use hub@REVISION with the full 40-digit commit hash from "
             f"https://huggingface.co/datasets/{REPO}/commits/main, or hub:/path to local parquet files.",
         )  # fmt: skip
-    return read_parquet(_download(revision))
+    return read_parquet(_download(remote(revision)))
+
+
+def remote(revision: str) -> Remote:
+    """The hub's dataset at a commit."""
+    return Remote(REPO, revision, kind="dataset", patterns=("*.parquet",))
 
 
 def read_parquet(path: Path) -> Iterator[Candidate]:
@@ -59,17 +64,14 @@ def read_parquet(path: Path) -> Iterator[Candidate]:
     return (candidate for file in files for candidate in _read_file(file, _split_of(file, path)))
 
 
-def _download(revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
+def _download(dataset: Remote) -> Path:
     try:
-        folder = snapshot_download(REPO, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
-    except Exception as error:  # the hub client lets through errors of every HTTP layer below it
+        return fetch(dataset)
+    except ArtifactError as error:
         raise DataError(
-            f"could not be downloaded ({type(error).__name__}: {error})", where=f"{REPO}@{revision}", field="revision",
-            remedy="Check network and commit, or use hub:/path with parquet files fetched elsewhere.",
+            error.problem, where=dataset.name, field="revision",
+            remedy=f"{error.remedy} Or use hub:/path with parquet files fetched elsewhere.",
         ) from error  # fmt: skip
-    return Path(folder)
 
 
 def _check_schema(file: Path) -> None:
