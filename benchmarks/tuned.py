@@ -20,18 +20,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from nutridet_core.answers import LABEL, Form
-from nutridet_core.boxes import FULL_IMAGE, Box, as_array
+from nutridet_core.boxes import FULL_IMAGE, Box
 from nutridet_core.compare import compare
 from nutridet_core.data.examples import load_photo
 from nutridet_core.data.generated import draw_product_photo
+from nutridet_core.priors import median_box
 from nutridet_core.profiles import TINY, TINY_TUNED
 from nutridet_core.scores import Sample, score
 from nutridet_core.store import read_manifest, stack_versions, write_json
-from nutridet_core.tiny.tune import TuningRecipe
+from nutridet_core.tiny.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT_SEED = 999
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     drawn = draw(HELD_OUT_SEED, given.photos)
-    median = median_box(draw(TuningRecipe.seed, given.photos))
+    median = median_box([box for photo in draw(Recipe.seed, given.photos) for box in photo.tables])
     sets = {"generated_photos": (drawn, f"drawn, seed {HELD_OUT_SEED}")}
     if given.real:
         sets["real_photos"] = (read_real(given.real), "real, never trained or tuned on")
@@ -91,11 +91,6 @@ def read_real(folder: Path) -> list[Labelled]:
 def _clipped(xywh: Sequence[float], width: int, height: int) -> Box:
     x, y, w, h = xywh
     return Box.from_xyxy_px((max(0, x), max(0, y), min(width, x + w), min(height, y + h)), width, height)
-
-
-def median_box(photos: Sequence[Labelled]) -> Box:
-    """The box whose corners are the medians of those in these photos."""
-    return Box(*np.median(as_array([box for photo in photos for box in photo.tables]), axis=0).tolist())
 
 
 def answer_all(sets: dict[str, list[Labelled]], adapter: Path) -> dict[str, dict[str, list[Sample]]]:

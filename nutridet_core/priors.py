@@ -6,6 +6,7 @@ baselines that look (`pipeline.baseline`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,21 @@ def trivial_priors(dataset: Path, split: Split) -> list[Prior]:
     """
     boxes = {
         "prior-full": ("the full photo", FULL_IMAGE),
-        "prior-median": ("median box of train", _median_box(dataset)),
+        "prior-median": ("median box of train", _median_of_train(dataset)),
     }
     return [_score(dataset, split, name, *described) for name, described in boxes.items()]
 
 
-def _median_box(dataset: Path) -> Box:
+def median_box(boxes: Sequence[Box]) -> Box:
+    """The box whose corners are the medians of those given."""
+    return Box(*(float(value) for value in np.median(as_array(boxes), axis=0)))
+
+
+def _median_of_train(dataset: Path) -> Box:
     boxes = [box for record in load_records(dataset, "train") for box in record.boxes]
     if not boxes:
         raise DataError("no box in the training photos", where=dataset, field="train", remedy="Use labelled photos.")
-    return Box(*(float(value) for value in np.median(as_array(boxes), axis=0)))
+    return median_box(boxes)
 
 
 def _score(dataset: Path, split: Split, name: str, summary: str, box: Box) -> Prior:

@@ -10,11 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 from nutridet_core.answers import BOX_END, BOX_START, LABEL, NO_TABLE, OBJECT_END, OBJECT_START
-from nutridet_core.prompts import QUESTION, SYSTEM
+from nutridet_core.prompts import QUESTION, SYSTEM, Contract
 
 VOCABULARY = 512
-MIN_PIXELS, MAX_PIXELS = 168 * 168, 252 * 252
-"""Bounds on the resized area in pixels: 36 to 81 visual tokens."""
+TABLE_NAME = "nutrition facts"
+"""What pretraining calls a nutrition table. The dataset calls it something else, so that the base has to guess what
+is meant, as a published model does, and tuning has something to teach (docs/decisions/0010)."""
 
 _HIDDEN, _LAYERS, _HEADS = 256, 6, 4
 _MROPE_SECTION = (8, 12, 12)  # time, height, width; their sum is half a head (Qwen2-VL: 16, 24, 24 of 128)
@@ -73,11 +74,11 @@ def build_tokenizer() -> Any:
     return tokenizer
 
 
-def build_processor() -> Any:
-    """A `Qwen2VLProcessor` around the tokenizer, with the embedded model's pixel budget."""
+def build_processor(contract: Contract) -> Any:
+    """A `Qwen2VLProcessor` around the tokenizer, with the contract's pixel budget."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
-    budget = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    budget = {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=budget),
         tokenizer=build_tokenizer(),
@@ -127,9 +128,14 @@ def build_generation_config(tokenizer: Any) -> Any:
     )
 
 
-def pretraining_question(label: str) -> str:
+def pretraining_question(name: str) -> str:
     """The contract's question, about another kind of object."""
-    return QUESTION.replace(LABEL, label)
+    return QUESTION.replace(LABEL, name)
+
+
+def asked_as(label: str) -> str:
+    """What pretraining calls the objects of this label."""
+    return TABLE_NAME if label == LABEL else label
 
 
 def _merges(learner: Any) -> list[list[str]]:
@@ -142,7 +148,8 @@ def _merges(learner: Any) -> list[list[str]]:
 def _corpus() -> tuple[str, ...]:
     from nutridet_core.data.generated import LABELS
 
-    questions = [pretraining_question(label) for label in LABELS]
-    chat = ["user\n", "assistant\n", "system\n", SYSTEM, NO_TABLE, *LABELS, *(f"no {label}" for label in LABELS)]
+    names = (*LABELS, TABLE_NAME)
+    questions = [pretraining_question(name) for name in names]
+    chat = ["user\n", "assistant\n", "system\n", SYSTEM, NO_TABLE, *names, *(f"no {name}" for name in names)]
     coordinates = [f"({x},{y}),({x + 7},{y + 9})" for x in range(0, 990, 45) for y in range(0, 990, 45)]
     return (*(questions + chat) * 3, *coordinates)
