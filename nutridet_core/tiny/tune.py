@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.profiles import TINY
-from nutridet_core.store import Manifest, digest, read_manifest, seal, writing
+from nutridet_core.store import Manifest, digest, seal, writing
 from nutridet_core.train import TrainingRun, checkpoints, train
 
 SOURCE = "generated:900:500000"
