@@ -72,15 +72,15 @@ TINY = Profile(
     family="qwen2-vl",
     base_model=str(TINY_WEIGHTS),
     revision=None,
-    source="generated:200",
+    source="generated:300",
     min_pixels=168 * 168,
-    max_pixels=336 * 336,
+    max_pixels=252 * 252,
     training_precision="nf4",
     scoring_precision="float32",
     learning_rate_scale=10.0,
-    train_batch_size=4,
+    train_batch_size=8,
     score_batch_size=32,
-    max_new_tokens=72,
+    max_new_tokens=64,
     gradient_checkpointing=False,
     max_epochs=3,
 )
@@ -133,8 +133,8 @@ QWEN3_VL_8B = replace(
 )
 
 PROFILES: tuple[Profile, ...] = (TINY, QWEN2_VL_7B, QWEN2_VL_7B_BF16, QWEN2_VL_2B, QWEN2_5_VL_7B, QWEN3_VL_8B)
-"""Where this was written the hub could not be asked: its commits are those that public repositories name, each by at
-least eight that have nothing else in common. `NUTRIDET_REVISION` names another one."""
+"""The hub could not be asked where this was written: each commit is the one that at least five public repositories name
+for that model. `NUTRIDET_REVISION` names another one."""
 
 
 def get_profile(name: str) -> Profile:

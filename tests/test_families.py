@@ -23,12 +23,13 @@ from nutridet_core.data.dataset import load_records
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, TOWERS, Family, get_family, lora_pattern
 from nutridet_core.features import FeatureStore, cache_features
+from nutridet_core.hub import is_commit
 from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor, lora_config
 from nutridet_core.pipeline.release import weight_bytes
 from nutridet_core.plan import count_network, disk_bytes
 from nutridet_core.predict import Prediction, encode, predict
-from nutridet_core.profiles import Profile
+from nutridet_core.profiles import PROFILES, Profile
 from nutridet_core.prompts import Contract, resized_size
 from nutridet_core.quantize import quantize
 from nutridet_core.store import read_manifest
@@ -177,6 +178,14 @@ def test_a_changed_grammar_is_another_contract(monkeypatch: pytest.MonkeyPatch) 
     before = contract.hash
     monkeypatch.setattr(prompts, "get_family", lambda name: replace(QWEN3_VL, grammar="json-bbox-2d/2"))
     assert contract.hash != before
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_a_profile_speaks_its_familys_language(profile: Profile) -> None:
+    family = profile.architecture
+    assert profile.contract.question == family.question
+    assert profile.min_pixels % family.cell_px**2 == profile.max_pixels % family.cell_px**2 == 0
+    assert Path(profile.base_model).is_dir() or is_commit(str(profile.revision))
 
 
 # --- training ----------------------------------------------------------------------------------

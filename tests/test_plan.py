@@ -13,7 +13,7 @@ import pytest
 from transformers import Qwen2VLConfig
 
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.plan import Gpu, Network, count_network, disk_bytes, make_plan, memory_bytes, verdict
+from nutridet_core.plan import MEMORY_SHARE, Gpu, Network, count_network, disk_bytes, make_plan, memory_bytes, verdict
 from nutridet_core.profiles import get_profile
 from nutridet_core.settings import Settings
 from tests.hub_server import serving
@@ -69,6 +69,15 @@ def test_the_estimate_is_near_what_an_h100_measured(
     """Qwen2-VL-7B with random weights, r = 64 on the language model, 576 visual tokens, rounded to whole GiB."""
     profile = replace(SEVEN, max_pixels=576 * 28 * 28, **changes)
     assert memory_bytes(profile, network)["training exp1a"] / 2**30 == pytest.approx(measured_gib, rel=0.1)
+
+
+def test_the_profiles_fit_the_gpus_that_they_are_for(network: Network) -> None:
+    quantised, whole = (
+        memory_bytes(get_profile(name), network)["training exp1a"] / 2**30
+        for name in ("qwen2-vl-7b", "qwen2-vl-7b-bf16")
+    )
+    assert quantised < 22, "for a card of 24 GB"
+    assert 24 < whole < MEMORY_SHARE * 40, "for one of 48 GB or more"
 
 
 def test_disk_is_counted_for_every_checkpoint_and_both_weights(network: Network) -> None:
