@@ -98,7 +98,8 @@ def test_a_gateway_told_to_end_while_it_loads_ends() -> None:
         assert gateway.wait() == 0
 
 
-def test_the_command_serves(home: Path) -> None:
+def test_the_command_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path))
     code = "import nutridet_core.cli as cli\ncli.app(['serve', '--engine', 'fake', '--port', '0'])"
     with process(code) as (gateway, url):
         assert CLIENT.post(f"{url}/v1/detect", files={"image": PNG}).json()["model"]["engine"] == "fake"
@@ -142,9 +143,9 @@ def test_what_is_loopback(host: str, loopback: bool) -> None:
     ],
 )
 def test_wrong_arguments_are_one_line(
-    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
 ) -> None:
-    monkeypatch.setenv("NUTRIDET_HOME", str(home))
+    monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path))
     monkeypatch.delenv("NUTRIDET_API_KEY", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     result = CliRunner().invoke(cli.app, ["serve", "--port", "0", *arguments])
