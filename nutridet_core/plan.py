@@ -193,6 +193,16 @@ def find_gpu() -> Gpu | None:
     return Gpu(properties.name, properties.total_memory)
 
 
+def memory_notices(profile: Profile, experiments: Sequence[Experiment]) -> list[str]:
+    """A line for every step that may take more than `MEMORY_SHARE` of this machine's GPU; without a GPU, none."""
+    gpu = find_gpu()
+    if gpu is None:
+        return []
+    network = count_network(_config_folder(base_source(profile)), profile, experiments)
+    verdicts = {what: (size, verdict(size, gpu)) for what, size in memory_bytes(profile, network).items()}
+    return [f"{what}: about {_gib(size)}{said}" for what, (size, said) in verdicts.items() if said]
+
+
 def verdict(needed: int, gpu: Gpu | None) -> str:
     """Empty when it fits well, or when there is no GPU to compare with."""
     if gpu is None or needed <= MEMORY_SHARE * gpu.memory:

@@ -30,10 +30,10 @@ _VIDEO = {QWEN3_VL.name: "Qwen3VLVideoProcessor"}
 
 
 def profile_of(family: Family, folder: Path, *, min_pixels: int = 96 * 96, max_pixels: int = 160 * 160) -> Profile:
-    """The profile `tiny`, but of another family and for weights in `folder`."""
+    """The profile `tiny`, but of another family, for weights in `folder`, and with gradient checkpointing as for 7B."""
     return replace(
         TINY, name=family.name, family=family.name, base_model=str(folder), min_pixels=min_pixels,
-        max_pixels=max_pixels, train_batch_size=4, max_epochs=1, max_new_tokens=12,
+        max_pixels=max_pixels, train_batch_size=4, max_epochs=1, max_new_tokens=12, gradient_checkpointing=True,
     )  # fmt: skip
 
 

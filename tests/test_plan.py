@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,19 @@ from typing import Any
 import pytest
 from transformers import Qwen2VLConfig
 
+from nutridet_core import plan
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.plan import MEMORY_SHARE, Gpu, Network, count_network, disk_bytes, make_plan, memory_bytes, verdict
+from nutridet_core.plan import (
+    MEMORY_SHARE,
+    Gpu,
+    Network,
+    count_network,
+    disk_bytes,
+    make_plan,
+    memory_bytes,
+    memory_notices,
+    verdict,
+)
 from nutridet_core.profiles import get_profile
 from nutridet_core.settings import Settings
 from tests.hub_server import serving
@@ -96,6 +108,17 @@ def test_memory_that_is_scarce_is_said() -> None:
     assert verdict(120, Gpu("some", 100)) == ": 120% of this GPU's memory, DOES NOT FIT"
 
 
+def test_a_run_says_in_advance_what_is_scarce(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = replace(SEVEN, base_model=str(config), revision=None)
+    monkeypatch.setattr(plan, "find_gpu", lambda: None)
+    assert memory_notices(profile, [EXP1A]) == []
+    monkeypatch.setattr(plan, "find_gpu", lambda: Gpu("card", 24 * 2**30))
+    (training,) = (line for line in memory_notices(profile, [EXP1A]) if "training" in line)
+    assert re.fullmatch(r"training exp1a: about 2\d\.\d GiB: \d+% of this GPU's memory, above 80%", training)
+    monkeypatch.setattr(plan, "find_gpu", lambda: Gpu("card", 80 * 2**30))
+    assert memory_notices(profile, [EXP1A]) == []
+
+
 def test_the_command_says_it_all_and_fetches_only_the_configuration(tmp_path: Path) -> None:
     """A process of its own: the hub's client takes its variables from the environment when it is imported."""
     repository = write_config(tmp_path / "repository")
@@ -125,7 +148,7 @@ def test_the_command_says_it_all_and_fetches_only_the_configuration(tmp_path: Pa
 
 def test_the_embedded_model_needs_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path))
-    plan = make_plan(Settings(), [EXP1A])
-    assert plan.download == 0
-    assert "download: nothing" in plan.text
-    assert plan.memory["training exp1a"] < 2**30
+    made = make_plan(Settings(), [EXP1A])
+    assert made.download == 0
+    assert "download: nothing" in made.text
+    assert made.memory["training exp1a"] < 2**30

@@ -21,8 +21,11 @@ CHOICE = "choice.json"
 def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
     """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
     from nutridet_core.features import FeatureStore
+    from nutridet_core.plan import memory_notices
     from nutridet_core.train import TrainingRun, train
 
+    for notice in memory_notices(context.profile, [context.experiment(name) for name in names]):
+        context.log(notice)
     manifests, features = [], FeatureStore()
     for name in names:
         run = TrainingRun(
