@@ -223,6 +223,27 @@ def serve(
     )  # fmt: skip
 
 
+@command
+def client(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    url: Annotated[
+        str, typer.Option(help="Of the gateway; NUTRIDET_API_KEY is shown to it.")
+    ] = "http://127.0.0.1:8000",
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Photos asked about at the same time.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per photo.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the photos with their boxes drawn.")] = None,
+) -> None:
+    """Ask a running gateway about photos; those it cannot answer are told, and the exit code is 1."""
+    from nutridet_core.serving.ask import ask_gateway
+
+    failed = 0
+    for line, answered in ask_gateway(photos, url=url, at_once=at_once, as_json=as_json, out=out):
+        typer.echo(line, err=not answered and not as_json)
+        failed += not answered
+    if failed:
+        raise typer.Exit(1)
+
+
 def _context() -> Context:
     from nutridet_core.pipeline.context import Context
 

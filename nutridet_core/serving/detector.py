@@ -59,6 +59,7 @@ class _Marks:
     """Clock readings on a photo's way, s."""
 
     began: float
+    measured: float
     decoding: float
     decoded: float
     answering: float
@@ -137,6 +138,7 @@ class Detector:
     async def _see(self, content: bytes) -> Detection:
         began, limits = time.perf_counter(), self.limits.photo
         width, height = photo_size(content, where="photo", limits=limits)
+        measured = time.perf_counter()
         async with self._pixels.hold(width * height):
             decoding = time.perf_counter()
             photo = await asyncio.to_thread(decode_photo, content, where="photo", limits=limits)
@@ -144,7 +146,7 @@ class Detector:
             async with self.holder.use() as served:
                 reply = await served.engine.answer(photo)
             answered = time.perf_counter()
-        marks = _Marks(began, decoding, decoded, decoded + reply.waited, answered)
+        marks = _Marks(began, measured, decoding, decoded, decoded + reply.waited, answered)
         answer = _read(served.contract, reply.text, photo.image.size)
         return _detection(answer, reply, photo.image.size, served, _timing(marks))
 
@@ -176,10 +178,9 @@ def _read(contract: Contract, text: str, size: tuple[int, int]) -> Answer:
 
 
 def _timing(marks: _Marks) -> Timing:
-    waited = (marks.decoding - marks.began) + (marks.answering - marks.decoded)
     stages = {
-        "decode": marks.decoded - marks.decoding,
-        "wait": waited,
+        "decode": (marks.measured - marks.began) + (marks.decoded - marks.decoding),
+        "wait": (marks.decoding - marks.measured) + (marks.answering - marks.decoded),
         "answer": marks.answered - marks.answering,
         "total": marks.answered - marks.began,
     }
