@@ -37,7 +37,7 @@ def main(name: str) -> None:
     result = {
         "command": "make demo && .venv/bin/python benchmarks/demo.py",
         "source": Settings().source or Settings().active_profile.source,
-        "test_source": Settings().test_source,
+        "test_source": (Settings().test_source or "").partition(":")[0] or None,  # not where it lies on this machine
         "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU",
         "versions": stack_versions(),
         "git_commit": git_commit(),

@@ -15,13 +15,15 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAtt
 from nutridet_core.answers import LABEL
 from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, draw_product_photo
-from nutridet_core.profiles import TINY
+from nutridet_core.profiles import TINY, TINY_WEIGHTS
 from nutridet_core.store import read_manifest
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.dense import DenseHead, coverage, edges_of
 from nutridet_core.tiny.encoder import Encoder, look, patchify, relight
+from nutridet_core.tiny.history import log_history
 from nutridet_core.tiny.network import answer_logits, visual_features
-from nutridet_core.tiny.pretrain import Ranks, Run, pretrain
+from nutridet_core.tiny.pretrain import Run, pretrain
+from nutridet_core.tiny.ranks import Ranks
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Stacks, View, ask, close_up, grid_of, whole
 
@@ -199,6 +201,19 @@ def test_a_run_goes_on_from_its_state_and_seals_a_model(tmp_path, short_ways):
     again.until(3600)
     assert again.progress.step == 4
     assert any(not torch.equal(before[name], tensor) for name, tensor in again.trainee.state_dict().items())
+
+
+def test_the_pretraining_of_the_shipped_base_is_one_run_in_mlflow(tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path))
+    manifest = read_manifest(TINY_WEIGHTS, kind="model")
+    run_id = log_history(manifest)
+    assert log_history(manifest) == run_id
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    history = client.get_metric_history(run_id, "answers")
+    assert [point.value for point in history] == [point["answers"] for point in manifest.facts["curve"]]
+    assert client.get_run(run_id).data.params["learning_rate"] == str(manifest.config["learning_rate"])
 
 
 def _overlap(table, window):

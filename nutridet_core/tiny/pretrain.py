@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from nutridet_core.store import Manifest, seal, writing
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.encoder import Encoder, Text
 from nutridet_core.tiny.network import Trainee, take_short_ways
+from nutridet_core.tiny.ranks import Ranks
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Batch, Stacks
 
@@ -49,35 +48,6 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Which process this is of those that train together, one per GPU."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @staticmethod
-    def join() -> Ranks:
-        """As `torchrun` says, or alone."""
-        cuda, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local) if cuda else torch.device("cpu")
-        if cuda:
-            torch.cuda.set_device(device)
-        if world > 1:
-            distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=5))
-        return Ranks(distributed.get_rank() if world > 1 else 0, world, device)
-
-    def agree(self, value: float) -> float:
-        """Rank 0's value, on every rank."""
-        if self.world == 1:
-            return value
-        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.broadcast(shared, src=0)
-        return float(shared.item())
 
 
 class Run:
@@ -291,6 +261,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of weights to begin with")
     parser.add_argument("--minutes", type=float, default=18.0, help="wall-clock budget, earlier parts included")
+    parser.add_argument(
+        "--mlflow", action="store_true", help="log to the MLflow of NUTRIDET_HOME, too"
+    )
     parser.add_argument("--compile", action="store_true", help="fuse the blocks' kernels; starts slower")
     parser.add_argument("--rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--passes", type=int, default=Recipe.passes)
@@ -300,6 +273,10 @@ def main() -> None:
     manifest = pretrain(recipe, given.out, minutes=given.minutes, start=given.start, compiled=given.compile)
     if manifest is not None:
         print({name: value for name, value in manifest.facts.items() if name != "curve"})
+        if given.mlflow:
+            from nutridet_core.tiny.history import log_history  # the GPU may be where no MLflow is
+
+            log_history(manifest)
 
 
 if __name__ == "__main__":

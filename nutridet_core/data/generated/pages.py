@@ -1,6 +1,6 @@
 """Document pages: flat sheets with a few objects, for pretraining localisation.
 
-Belongs here: page layout and close-ups of pages. Does not belong here: product photos (`photos`).
+Belongs here: page layout. Does not belong here: product photos (`photos`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from nutridet_core.boxes import Box
 
-from .camera import Camera, Pose, Rect, clip, visible_share
+from .camera import Camera, Pose, Rect
 from .drawing import Drawing
 from .effects import light, noise
 from .fonts import draw_family
@@ -21,14 +21,8 @@ from .objects import BUILDERS, LABELS, TABLE
 from .palettes import draw_colour, draw_ink
 from .panels import Colour, paint
 
-Objects = tuple[tuple[str, Box], ...]
-Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in px of the page
-
 _MARGIN = 5  # px
 _LEAST_EM = 5.0  # px; smaller print is a grey smear
-_LEAST_VISIBLE, _MOST_HIDDEN = 0.8, 0.05  # an object in between is neither there nor absent
-_MOST_TRIES = 6
-_LEAST_WINDOW = 56  # px
 
 
 def draw_page(seed: int, index: int, aspect: float | None = None) -> Drawing:
@@ -51,46 +45,6 @@ def draw_page(seed: int, index: int, aspect: float | None = None) -> Drawing:
         canvas, placed = _rotated(canvas, placed, ground, rng.uniform(-0.05, 0.05))
     objects = tuple((label, Box.from_xyxy_px(rect, *size)) for label, rect in placed)
     return Drawing(_finished(canvas, rng), objects)
-
-
-def close_up(page: Drawing, aspect: float, rng: Random) -> tuple[Window, Objects]:
-    """A window around one object, in px of the page and `aspect` wide over high, and what is seen in it.
-
-    The whole page when other objects stand in the way.
-    """
-    for _ in range(_MOST_TRIES):
-        window = _draw_window(page, aspect, rng)
-        size = window[2] - window[0], window[3] - window[1]
-        seen = [(label, _shifted(box.to_px(*page.image.size), window)) for label, box in page.objects]
-        shares = [visible_share(rect, size) for _, rect in seen]
-        if max(shares) >= _LEAST_VISIBLE and all(s >= _LEAST_VISIBLE or s <= _MOST_HIDDEN for s in shares):
-            whole = [pair for pair, share in zip(seen, shares, strict=True) if share >= _LEAST_VISIBLE]
-            return window, tuple((label, Box.from_xyxy_px(clip(rect, size), *size)) for label, rect in whole)
-    return whole_page(page)
-
-
-def whole_page(page: Drawing) -> tuple[Window, Objects]:
-    """The window that shows everything."""
-    return (0, 0, page.image.width, page.image.height), page.objects
-
-
-def _draw_window(page: Drawing, aspect: float, rng: Random) -> Window:
-    """A window on the page, px, around one of its objects; its edge sometimes cuts the object."""
-    width, height = page.image.size
-    x0, y0, x1, y1 = rng.choice(page.objects)[1].to_px(width, height)
-    filled = rng.uniform(0.4, 1.05)
-    across = max((x1 - x0) / filled, (y1 - y0) / filled * aspect, _LEAST_WINDOW)
-    across = min(across, width, height * aspect)
-    down = across / aspect
-    left = x0 - rng.uniform(-0.05, 1.05) * (across - (x1 - x0))
-    top = y0 - rng.uniform(-0.05, 1.05) * (down - (y1 - y0))
-    left, top = max(0.0, min(left, width - across)), max(0.0, min(top, height - down))
-    return round(left), round(top), round(left + across), round(top + down)
-
-
-def _shifted(rect: Rect, window: Window) -> Rect:
-    x, y = window[:2]
-    return rect[0] - x, rect[1] - y, rect[2] - x, rect[3] - y
 
 
 def _draw_labels(rng: Random) -> list[str]:
