@@ -129,6 +129,7 @@ QWEN3_VL_8B = replace(
     min_pixels=256 * 32 * 32,
     max_pixels=600 * 32 * 32,
     train_batch_size=4,  # 36 wider layers: 8 photos would not leave room on 24 GB
+    score_batch_size=8,
     max_new_tokens=192,
 )
 
