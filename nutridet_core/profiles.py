@@ -82,7 +82,7 @@ TINY = Profile(
     score_batch_size=32,
     max_new_tokens=72,
     gradient_checkpointing=False,
-    max_epochs=3,
+    max_epochs=2,
 )
 
 QWEN2_VL_7B = Profile(

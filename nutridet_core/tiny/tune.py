@@ -26,6 +26,8 @@ SOURCE = "generated:900:500000"
 EXPERIMENT = replace(
     next(experiment for experiment in EXPERIMENTS if experiment.name == "exp1a"), name="tuned", rank=16, alpha=4
 )
+PROFILE = replace(TINY, max_epochs=3)
+"""One epoch more than the demo has the patience for."""
 _ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -36,7 +38,7 @@ def tune(work: Path, out: Path) -> Manifest:
         AuditError: as every training does.
     """
     prepare_dataset(DatasetSpec(source=SOURCE), work / "dataset")
-    run = TrainingRun(EXPERIMENT, TINY, work / "dataset", work / "adapter")
+    run = TrainingRun(EXPERIMENT, PROFILE, work / "dataset", work / "adapter")
     trained = train(run)
     last = checkpoints(run.folder)[-1]
     weights, config = _ADAPTER
