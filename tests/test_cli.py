@@ -52,7 +52,8 @@ def assert_one_line(result: Result, *words: str) -> None:
 
 def test_the_verbs_are_there() -> None:
     assert set(COMMANDS) >= {
-        "data", "train", "checkpoints", "evaluate", "compare", "merge", "quantize", "register", "reevaluate", "predict",
+        "plan", "data", "train", "checkpoints", "evaluate", "compare", "merge", "adopt", "quantize", "register",
+        "reevaluate", "predict",
     }  # fmt: skip
 
 
@@ -86,6 +87,28 @@ def test_threads_of_a_command_sleep_while_they_wait(given: str | None, spins: st
 def test_an_unknown_profile_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUTRIDET_PROFILE", "huge")
     assert_one_line(nutridet("train"), "NUTRIDET_PROFILE", "no profile 'huge'", "Known: tiny, qwen2-vl-7b")
+
+
+@pytest.mark.parametrize(
+    ("profile", "revision", "words"),
+    [
+        ("qwen2-vl-7b", "main", ("Qwen/Qwen2-VL-7B-Instruct [NUTRIDET_REVISION]: 'main' is no commit",)),
+        ("tiny", "0" * 40, ("NUTRIDET_REVISION", "is a folder", "Unset it")),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_a_wrong_revision_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, command: str, profile: str, revision: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("NUTRIDET_PROFILE", profile)
+    monkeypatch.setenv("NUTRIDET_REVISION", revision)
+    assert_one_line(nutridet(command), *words)
+
+
+def test_a_folder_without_an_adapter_is_one_line(run: Path, tmp_path: Path) -> None:
+    result = nutridet("adopt", tmp_path / "nothing", tmp_path / "out")
+    assert_one_line(result, str(tmp_path / "nothing" / "adapter_config.json"), "Name a folder that PEFT wrote")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_source_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
