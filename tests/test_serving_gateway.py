@@ -186,7 +186,8 @@ def test_with_the_key_it_is(engine: FakeEngine, headers: dict[str, str]) -> None
 def test_a_page_that_calls_this_machine_by_another_name_is_not_answered(engine: FakeEngine) -> None:
     with running(Holder(served(engine)), GatewayOptions(hosts=("127.0.0.1", "localhost"))) as url:
         assert upload(url).status_code == 200
-        assert upload(url, headers={"Host": "evil.example"}).status_code == 400
+        assert_refused(upload(url, headers={"Host": "evil.example"}), 421, "foreign_host", "host")
+        assert engine.sizes == [(640, 480)]
 
 
 @pytest.fixture

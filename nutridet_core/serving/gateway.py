@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import nutridet_core
 from nutridet_core.serving import chat as chats
@@ -49,8 +48,8 @@ class GatewayOptions:
     """What clients must show under /v1; None asks nobody."""
     allowed_origins: tuple[photos.Origin, ...] = ()
     """Whence photos are fetched."""
-    hosts: tuple[str, ...] = ("*",)
-    """`Host` headers that are answered: against pages elsewhere whose name comes to mean this machine."""
+    hosts: tuple[str, ...] | None = None
+    """Names of this machine that are answered to, against pages elsewhere whose own name is made to mean it."""
 
 
 def create_app(holder: Holder, options: GatewayOptions, background: Sequence[Background] = ()) -> FastAPI:
@@ -65,8 +64,7 @@ def create_app(holder: Holder, options: GatewayOptions, background: Sequence[Bac
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(options.hosts), www_redirect=False)
-    _count_requests(app, detector)
+    _check_and_count(app, detector, options.hosts)
     _tell_refusals(app)
     _add_probes(app, detector)
     _add_detection(app, detector, options)
@@ -182,13 +180,21 @@ def _body(model: type[Any], files: str | None) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _count_requests(app: FastAPI, detector: Detector) -> None:
+def _check_and_count(app: FastAPI, detector: Detector, hosts: tuple[str, ...] | None) -> None:
     @app.middleware("http")
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
+    async def check_and_count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request) if hosts is None or request.url.hostname in hosts else _foreign_host()
         route = getattr(request.scope.get("route"), "path", "other")
         detector.metrics.requests.labels(route, str(response.status_code)).inc()
         return response
+
+
+def _foreign_host() -> Response:
+    refusal = refusals.bad_request(
+        "this machine is not called that", field="host", status=421, kind="foreign_host",
+        remedy="Use localhost or 127.0.0.1, or set NUTRIDET_API_KEY to be reached through a proxy.",
+    )  # fmt: skip
+    return JSONResponse(refusal.body, refusal.status)
 
 
 def _tell_refusals(app: FastAPI) -> None:
