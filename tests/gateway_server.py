@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,3 +72,25 @@ def until(condition: Callable[[], Any]) -> None:
     """Wait for another thread or process; pytest's own limit ends a test that waits in vain."""
     while not condition():
         threading.Event().wait(0.005)
+
+
+@contextmanager
+def process(code: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python process that serves, and its address."""
+    gateway = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert gateway.stdout is not None
+        before: list[str] = []
+        for line in gateway.stdout:
+            before.append(line)
+            if "listening on " in line:
+                break
+        else:
+            raise AssertionError(f"it ended: {''.join(before)}")
+        yield gateway, line.split("listening on ")[1].split(" ")[0]
+    finally:
+        gateway.kill()
+        gateway.wait()

@@ -14,15 +14,16 @@ import pytest
 from nutridet_core.errors import ArtifactError, ContractError, SettingsError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
-from nutridet_core.registry import CHALLENGER, CHAMPION
+from nutridet_core.profiles import TINY_WEIGHTS
+from nutridet_core.registry import CHALLENGER, CHAMPION, Release
 from nutridet_core.serving.detector import Detector
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
 from nutridet_core.serving.weights import Alias, find_alias, find_weights
-from nutridet_core.store import read_manifest
-from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, running, served, until
+from nutridet_core.store import Manifest, read_manifest, seal
+from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, process, running, served, until
 from tests.photo_files import encode, picture
-from tests.release_samples import change, flip_bit, open_home, write_release
+from tests.release_samples import change, flip_bit, open_home
 
 PNG = encode(picture(1))
 
@@ -108,32 +109,34 @@ def alias_of(context: Context, name: str = CHAMPION) -> Alias:
     return Alias(model_registry(context), name, "merged")
 
 
-def test_a_moved_alias_is_followed_under_load(context: Context) -> None:
-    """Two clients ask without a pause while the champion changes: every request is answered."""
-    register_release(context)
-    alias = alias_of(context)
-    holder = Holder(Served(FakeEngine(seconds=0.1), CONTRACT, alias.find().identity))
-
-    async def find() -> Identity:
-        return (await asyncio.to_thread(alias.find)).identity
-
-    async def load(wanted: Identity) -> Served:
-        await asyncio.to_thread(alias.find().verify, CONTRACT)
-        return Served(FakeEngine(seconds=0.1), CONTRACT, wanted)
-
-    async def watch(detector: Detector) -> None:
-        await follow(holder, find, load, every=1.0)
-
-    seen: list[tuple[int, str | None]] = []
-    with running(holder, background=[watch]) as url, ThreadPoolExecutor(2) as clients:
+def test_a_moved_alias_is_followed_under_load(home: Path) -> None:
+    """The whole command with the embedded model: clients ask without a pause while the champion changes."""
+    context = open_home(home)
+    registry, run = model_registry(context), context.tracker.open_run("planted", "key")
+    first, second = (real_release(context, name) for name in ("one", "two"))
+    registry.promote(registry.register(first, run, {}, "first"))
+    other = registry.register(second, run, {}, "second")
+    command = "import nutridet_core.cli as cli\ncli.app(['serve', '--port', '0', '--poll-seconds', '0.5'])"
+    with process(command, NUTRIDET_HOME=str(home)) as (gateway, url), ThreadPoolExecutor(2) as clients:
+        seen: list[tuple[int, str | None]] = []
         asked = [clients.submit(ask_until, url, seen, lambda: "2" in {version for _, version in seen}) for _ in "ab"]
-        until(lambda: len(seen) > 5)
-        write_release(context, "other weights")
-        register_release(context)
+        until(lambda: len(seen) > 2)
+        registry.promote(other)
         for each in asked:
             each.result()
+        gateway.terminate()
+        assert gateway.wait() == 0
     assert {status for status, _ in seen} == {200}
     assert {version for _, version in seen} == {"1", "2"}
+
+
+def real_release(context: Context, name: str) -> Release:
+    """The embedded base as if it were a release's merged weights."""
+    folder = context.layout.merged(name)
+    shutil.copytree(TINY_WEIGHTS, folder)
+    (folder / "note.txt").write_text(name)  # so that their digests differ
+    manifest = seal(folder, Manifest(kind="model", name=f"{name}/merged", contract=context.profile.contract.hash))
+    return Release(name, "exp1a", "checkpoint-1", folder, folder, manifest.digest, manifest.digest)
 
 
 def ask_until(url: str, seen: list[tuple[int, str | None]], done: Callable[[], bool]) -> None:

@@ -6,9 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,25 +17,10 @@ from nutridet_core import cli
 from nutridet_core.errors import SettingsError
 from nutridet_core.serving.command import ServeArguments, gateway_options
 from nutridet_core.serving.run import is_loopback, listen
-from tests.gateway_server import CLIENT, until
+from tests.gateway_server import CLIENT, process, until
 from tests.photo_files import encode, picture
 
 PNG = encode(picture(1))
-
-
-@contextmanager
-def process(code: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A Python process that serves, and its address."""
-    gateway = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert gateway.stdout is not None
-        line = next(line for line in gateway.stdout if "listening on " in line)
-        yield gateway, line.split("listening on ")[1].split(" ")[0]
-    finally:
-        gateway.kill()
-        gateway.wait()
 
 
 SLOW = """
@@ -99,10 +82,9 @@ def test_a_gateway_told_to_end_while_it_loads_ends() -> None:
         assert gateway.wait() == 0
 
 
-def test_the_command_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path))
+def test_the_command_serves(tmp_path: Path) -> None:
     code = "import nutridet_core.cli as cli\ncli.app(['serve', '--engine', 'fake', '--port', '0'])"
-    with process(code) as (gateway, url):
+    with process(code, NUTRIDET_HOME=str(tmp_path)) as (gateway, url):
         assert CLIENT.post(f"{url}/v1/detect", files={"image": PNG}).json()["model"]["engine"] == "fake"
         assert CLIENT.get(url, headers={"Host": "evil.example"}).status_code == 421
         gateway.terminate()
