@@ -209,6 +209,9 @@ def serve(
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at an alias.")] = 30.0,
     vllm: Annotated[str, typer.Option(help="The vllm program; may lie in another environment.")] = "vllm",
     gpu_share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of the GPU's memory, for vllm.")] = 0.8,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Another model to compare with: base, merged, fp8 or NAME=FOLDER.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, with a page to try it; NUTRIDET_API_KEY is what clients must show."""
     from nutridet_core.serving.command import ServeArguments, serve_model
@@ -218,7 +221,7 @@ def serve(
         ServeArguments(
             model=model, engine=engine, url=url, weights=weights, host=host, port=port, places=places,
             seconds=seconds, max_mb=max_mb, max_megapixels=max_megapixels, allow_host=tuple(allow_host or ()),
-            poll_seconds=poll_seconds, vllm=vllm, gpu_share=gpu_share,
+            poll_seconds=poll_seconds, vllm=vllm, gpu_share=gpu_share, beside=tuple(beside or ()),
         ),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +44,13 @@ def served(engine: Engine, name: str = "fake", version: str | None = None) -> Se
 
 @contextmanager
 def running(
-    holder: Holder, options: GatewayOptions | None = None, background: Sequence[Background] = ()
+    holder: Holder,
+    options: GatewayOptions | None = None,
+    background: Sequence[Background] = (),
+    beside: Mapping[str, Holder] | None = None,
 ) -> Iterator[str]:
     """The address of a gateway that ends, gracefully, with the block."""
-    with running_app(create_app(holder, options or GatewayOptions(), background)) as url:
+    with running_app(create_app(holder, options or GatewayOptions(), background, beside)) as url:
         yield url
 
 

@@ -178,11 +178,11 @@ fetch("/test-photo").then((response) => response.blob()).then((blob) => {
 </script></body>"""
 
 
-def page_after_a_drop(engine: FakeEngine, tmp_path: Path, photo: bytes = JPEG) -> tuple[str, Path]:
+def page_after_a_drop(engine: FakeEngine, tmp_path: Path, beside: dict[str, Holder] | None = None) -> tuple[str, Path]:
     """The page's document and picture after somebody dropped a photo on it, in a real browser."""
-    app = create_app(Holder(served(engine, "m", "7")), GatewayOptions())
+    app = create_app(Holder(served(engine, "m", "7")), GatewayOptions(), beside=beside)
     page = PLAYGROUND.read_text(encoding="utf-8").replace("</body>", DROP)
-    app.get("/test-photo")(lambda: Response(photo, media_type="image/jpeg"))
+    app.get("/test-photo")(lambda: Response(JPEG, media_type="image/jpeg"))
     app.get("/test")(lambda: HTMLResponse(page, headers={"Content-Security-Policy": _POLICY}))
     picture_file = tmp_path / "page.png"
     with running_app(app) as url:
@@ -203,6 +203,20 @@ def test_a_photo_dropped_on_the_page_gets_its_box(engine: FakeEngine, tmp_path: 
     with Image.open(shot) as page:
         colours = {colour for _, colour in page.convert("RGB").getcolors(2**24) or []}
     assert (255, 107, 0) in colours
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_shows_models_side_by_side(engine: FakeEngine, tmp_path: Path) -> None:
+    other = FakeEngine(
+        "<|object_ref_start|>nutrition table<|object_ref_end|><|box_start|>(100,100),(500,900)<|box_end|>"
+    )
+    beside = {"base": Holder(served(FakeEngine("no nutrition table"), "b")), "fp8": Holder(served(other, "f"))}
+    document, shot = page_after_a_drop(engine, tmp_path, beside)
+    assert "beside it: base, fp8" in document
+    found = [document.index(text) for text in ("(175, 146, 456, 326)", ">no nutrition table<", "(64, 48, 320, 432)")]
+    assert found == sorted(found)
+    assert document.count("<section") == 3
+    assert shot.is_file()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -172,6 +172,7 @@ def test_without_the_key_nothing_is_answered(engine: FakeEngine, headers: dict[s
             response = upload(url, path=path, headers=headers)
             assert_refused(response, 401, "unauthorised", "authorization")
             assert response.headers["www-authenticate"] == "Bearer"
+        assert_refused(CLIENT.get(f"{url}/v1/models", headers=headers), 401, "unauthorised", "authorization")
         assert engine.sizes == []
         for probe in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/"):
             assert CLIENT.get(url + probe).status_code == 200
@@ -366,6 +367,23 @@ def test_probes(url: str, engine: FakeEngine) -> None:
     assert_refused(CLIENT.get(f"{url}/readyz"), 503, "not_ready", "engine")
 
 
+def test_models_beside_the_served_one_are_chosen_by_name(engine: FakeEngine) -> None:
+    base = FakeEngine("no nutrition table")
+    with running(Holder(served(engine)), GatewayOptions(limits=LIMITS), beside={"base": Holder(served(base))}) as url:
+        assert [each["id"] for each in CLIENT.get(f"{url}/v1/models").json()["data"]] == ["", "base"]
+        found = [
+            len(upload(url, path=f"/v1/detect{query}").json()["boxes"]) for query in ("", "?model=", "?model=base")
+        ]
+        assert found == [1, 1, 0]
+        assert (len(engine.sizes), len(base.sizes)) == (2, 1)
+        refused = upload(url, path="/v1/detect?model=fp8")
+        assert_refused(refused, 404, "no_model", "model")
+        assert refused.json()["error"]["remedy"] == "Known: base."
+        batch = CLIENT.post(f"{url}/v1/detect/batch?model=base", files={"images": JPEG}).json()["results"]
+        assert [each["detection"]["form"] for each in batch] == ["negative"]
+    assert (engine.closed, base.closed) == (True, True)
+
+
 def test_metrics_count_requests_and_photos(url: str) -> None:
     for _ in range(3):
         upload(url)
@@ -378,7 +396,7 @@ def test_metrics_count_requests_and_photos(url: str) -> None:
 def test_the_api_documents_itself(url: str) -> None:
     document = CLIENT.get(f"{url}/openapi.json").json()
     assert set(document["paths"]) == {
-        "/healthz", "/readyz", "/metrics", "/", "/v1/detect", "/v1/detect/batch", "/v1/chat/completions",
+        "/healthz", "/readyz", "/metrics", "/", "/v1/models", "/v1/detect", "/v1/detect/batch", "/v1/chat/completions",
     }  # fmt: skip
     detect = document["paths"]["/v1/detect"]["post"]
     assert set(detect["requestBody"]["content"]) == {"application/json", "multipart/form-data"}

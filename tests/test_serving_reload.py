@@ -19,7 +19,7 @@ from nutridet_core.registry import CHALLENGER, CHAMPION, Release
 from nutridet_core.serving.detector import Detector
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
-from nutridet_core.serving.weights import Alias, find_alias, find_weights
+from nutridet_core.serving.weights import Alias, find_alias, find_beside, find_weights
 from nutridet_core.store import Manifest, read_manifest, seal
 from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, process, running, served, until
 from tests.photo_files import encode, picture
@@ -110,20 +110,22 @@ def alias_of(context: Context, name: str = CHAMPION) -> Alias:
 
 
 def test_a_moved_alias_is_followed_under_load(home: Path) -> None:
-    """The whole command with the embedded model: clients ask without a pause while the champion changes."""
+    """The whole command with the embedded model: a client asks all the while the champion changes."""
     context = open_home(home)
     registry, run = model_registry(context), context.tracker.open_run("planted", "key")
     first, second = (real_release(context, name) for name in ("one", "two"))
     registry.promote(registry.register(first, run, {}, "first"))
     other = registry.register(second, run, {}, "second")
-    command = "import nutridet_core.cli as cli\ncli.app(['serve', '--port', '0', '--poll-seconds', '0.5'])"
-    with process(command, NUTRIDET_HOME=str(home)) as (gateway, url), ThreadPoolExecutor(2) as clients:
+    arguments = ["serve", "--port", "0", "--poll-seconds", "0.5", "--beside", "base"]
+    command = f"import nutridet_core.cli as cli\ncli.app({arguments})"
+    with process(command, NUTRIDET_HOME=str(home)) as (gateway, url), ThreadPoolExecutor(1) as clients:
         seen: list[tuple[int, str | None]] = []
-        asked = [clients.submit(ask_until, url, seen, lambda: "2" in {version for _, version in seen}) for _ in "ab"]
+        asked = clients.submit(ask_until, url, seen, lambda: "2" in {version for _, version in seen})
         until(lambda: len(seen) > 2)
         registry.promote(other)
-        for each in asked:
-            each.result()
+        asked.result()
+        base = CLIENT.post(f"{url}/v1/detect?model=base", files={"image": PNG}).json()["model"]
+        assert (base["name"], base["digest"]) == ("tiny-base", context.profile.base_identity)
         gateway.terminate()
         assert gateway.wait() == 0
     assert {status for status, _ in seen} == {200}
@@ -142,6 +144,7 @@ def real_release(context: Context, name: str) -> Release:
 def ask_until(url: str, seen: list[tuple[int, str | None]], done: Callable[[], bool]) -> None:
     while not done():
         seen.append(ask(url))
+        threading.Event().wait(0.1)  # leaves the cores to the model that is being loaded
 
 
 def test_without_a_name_the_champion_is_served(context: Context) -> None:
@@ -163,6 +166,21 @@ def test_a_home_without_anything_serves_the_base(home: Path) -> None:
     weights = find_weights(context, None)
     assert weights.folder is None
     assert weights.identity == Identity("tiny-base", None, context.profile.base_identity)
+
+
+def test_models_to_compare_with(context: Context, tmp_path: Path) -> None:
+    release = read_release(context, current_release(context))
+    assert find_beside(context, "fp8")[1].folder == release.fp8  # of the current release
+    assert find_beside(context, "base")[1].untuned
+    register_release(context)
+    name, fp8 = find_beside(context, "fp8")
+    assert (name, fp8.folder, fp8.identity.version) == ("fp8", release.fp8, "1")  # of the champion
+    assert find_beside(context, "merged")[1].identity == Identity("nutridet-tiny", "1", release.merged_digest)
+    assert find_beside(context, f"mine={release.merged}")[0] == "mine"
+    with pytest.raises(SettingsError, match="no model 'int4'"):
+        find_beside(context, "int4")
+    with pytest.raises(ArtifactError, match="no such folder"):
+        find_beside(context, f"mine={tmp_path / 'none'}")
 
 
 def test_aliases_are_read_strictly(context: Context) -> None:

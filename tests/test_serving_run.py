@@ -129,6 +129,7 @@ def test_what_is_loopback(host: str, loopback: bool) -> None:
         (["--engine", "fake", "--host", "0.0.0.0"], ["[host]", "no key is set", "NUTRIDET_API_KEY"]),
         (["--engine", "fake", "--allow-host", "ftp://x"], ["[allow-host]", "'ftp://x' is no host"]),
         (["--engine", "fake", "--allow-host", "x.org/photos"], ["[allow-host]", "is no host"]),
+        (["--engine", "fake", "--beside", "base"], ["[beside]", "the engine 'fake' has one model"]),
         (["no/such/folder"], ["no/such/folder", "no such folder", "Correct the path"]),
         (["models:/nutridet-other@champion"], ["[MODEL]", "is no alias of the profile 'tiny'"]),
     ],

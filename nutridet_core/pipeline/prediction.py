@@ -72,6 +72,13 @@ def load_answering(context: Context, model: Path | None) -> tuple[Any, Any]:
     return network, load_processor(source or base_source(profile), profile.architecture, profile.contract)
 
 
+def load_untuned(context: Context) -> tuple[Any, Any]:
+    """(model, processor) of the profile's base as it is."""
+    profile, source = context.profile, base_source(context.profile)
+    network = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)
+    return network, load_processor(source, profile.architecture, profile.contract)
+
+
 def _released(context: Context) -> Source | None:
     if not is_complete(context.layout.current_release):
         return None

@@ -43,6 +43,7 @@ class ServeArguments:
     poll_seconds: float
     vllm: str
     gpu_share: float
+    beside: tuple[str, ...] = ()
 
 
 def serve_model(context: Context, given: ServeArguments) -> None:
@@ -79,6 +80,7 @@ def launch_options(given: ServeArguments) -> LaunchOptions:
         key=os.environ.get(ENGINE_KEY) or None,
         vllm=VllmOptions(program=given.vllm, gpu_share=given.gpu_share),
         poll_seconds=given.poll_seconds,
+        beside=given.beside,
     )
 
 

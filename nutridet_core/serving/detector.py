@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nutridet_core.answers import Answer
@@ -71,25 +71,49 @@ class Detector:
 
     Args:
         holder: the model being served.
-        limits: what is accepted.
+        limits: what is accepted, by all models together.
+        beside: further models, by the names that requests choose them by.
     """
 
-    def __init__(self, holder: Holder, limits: Limits) -> None:
-        self.holder, self.limits = holder, limits
+    def __init__(self, holder: Holder, limits: Limits, beside: Mapping[str, Holder] | None = None) -> None:
+        self.holder, self.limits, self.beside = holder, limits, dict(beside or {})
         self.admission = Admission(limits.places)
         self.metrics = Metrics(lambda: self.admission.taken, lambda: holder.served.identity)
         self._pixels = PixelBudget(limits.pixels_in_memory)
 
-    async def detect(self, content: bytes, field: str = "image") -> Detection:
+    def choose(self, model: str | None) -> Holder:
+        """The model of that name; without a name the one that is served.
+
+        Raises:
+            RefusedError: naming those there are.
+        """
+        if not model:
+            return self.holder
+        if model not in self.beside:
+            known = ", ".join(self.beside) or "none but the one served, without a name"
+            raise refusals.bad_request(
+                f"no model {model[:60]!r}", field="model", remedy=f"Known: {known}.", status=404, kind="no_model"
+            )
+        return self.beside[model]
+
+    async def close(self) -> None:
+        """Close all models."""
+        for holder in (self.holder, *self.beside.values()):
+            await holder.close()
+
+    async def detect(self, content: bytes, field: str = "image", *, model: str | None = None) -> Detection:
         """What the model finds in one photo.
 
         Raises:
             RefusedError: when there is no place, the photo cannot be used, or no answer comes.
         """
+        holder = self.choose(model)
         with self.admission.place():
-            return await self._detect(content, field)
+            return await self._detect(content, field, holder)
 
-    async def detect_all(self, contents: Sequence[bytes], field: str = "images") -> list[BatchItem]:
+    async def detect_all(
+        self, contents: Sequence[bytes], field: str = "images", *, model: str | None = None
+    ) -> list[BatchItem]:
         """The same for each photo of a batch; one that cannot be used does not cost the others their answer.
 
         Raises:
@@ -100,30 +124,31 @@ class Detector:
                 f"{len(contents)} photos are more than {min(self.limits.batch, self.limits.places)}",
                 field=field, remedy="Send fewer photos at once.", status=413, kind="batch_too_large",
             )  # fmt: skip
+        holder = self.choose(model)
         with self.admission.place(len(contents)):
-            tasks = [self._item(content, f"{field}[{number}]") for number, content in enumerate(contents)]
+            tasks = [self._item(content, f"{field}[{number}]", holder) for number, content in enumerate(contents)]
             return list(await asyncio.gather(*tasks))
 
-    async def _item(self, content: bytes, field: str) -> BatchItem:
+    async def _item(self, content: bytes, field: str, holder: Holder) -> BatchItem:
         try:
-            return BatchItem(detection=await self._detect(content, field))
+            return BatchItem(detection=await self._detect(content, field, holder))
         except RefusedError as refusal:
             return BatchItem(error=Problem(**refusal.body["error"]))
 
-    async def _detect(self, content: bytes, field: str) -> Detection:
+    async def _detect(self, content: bytes, field: str, holder: Holder) -> Detection:
         try:
-            detection = await self._answer(content, field)
+            detection = await self._answer(content, field, holder)
         except RefusedError as refusal:
             self.metrics.photos.labels("refused" if refusal.status < 500 else "failed").inc()
             raise
         self._count(detection)
         return detection
 
-    async def _answer(self, content: bytes, field: str) -> Detection:
+    async def _answer(self, content: bytes, field: str, holder: Holder) -> Detection:
         """`_see`, with every way in which it can fail told as a refusal."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await self._see(content)
+                return await self._see(content, holder)
         except PhotoError as error:
             raise refusals.of_photo(error, field) from error
         except TimeoutError as error:
@@ -135,7 +160,7 @@ class Detector:
             log.exception("engine failed")
             raise refusals.no_engine("the engine failed") from error
 
-    async def _see(self, content: bytes) -> Detection:
+    async def _see(self, content: bytes, holder: Holder) -> Detection:
         began, limits = time.perf_counter(), self.limits.photo
         width, height = photo_size(content, where="photo", limits=limits)
         measured = time.perf_counter()
@@ -143,7 +168,7 @@ class Detector:
             decoding = time.perf_counter()
             photo = await asyncio.to_thread(decode_photo, content, where="photo", limits=limits)
             decoded = time.perf_counter()
-            async with self.holder.use() as served:
+            async with holder.use() as served:
                 reply = await served.engine.answer(photo)
             answered = time.perf_counter()
         marks = _Marks(began, measured, decoding, decoded, decoded + reply.waited, answered)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -30,9 +30,12 @@ from nutridet_core.serving.schemas import (
     Detection,
     DetectRequest,
     ErrorBody,
+    ListedModel,
     ModelInfo,
+    ModelList,
 )
 
+_Model = Annotated[str | None, Query(description="A name of /v1/models; without one, the model that is served.")]
 PLAYGROUND = Path(__file__).with_name("playground.html")
 
 Background = Callable[[Detector], Coroutine[Any, Any, None]]
@@ -52,9 +55,18 @@ class GatewayOptions:
     """Names of this machine that are answered to, against pages elsewhere whose own name is made to mean it."""
 
 
-def create_app(holder: Holder, options: GatewayOptions, background: Sequence[Background] = ()) -> FastAPI:
-    """The ASGI application. It closes the holder's model when it ends."""
-    detector = Detector(holder, options.limits)
+def create_app(
+    holder: Holder,
+    options: GatewayOptions,
+    background: Sequence[Background] = (),
+    beside: Mapping[str, Holder] | None = None,
+) -> FastAPI:
+    """The ASGI application. It closes the holders' models when it ends.
+
+    Args:
+        beside: further models to compare with, by name.
+    """
+    detector = Detector(holder, options.limits, beside)
     app = FastAPI(
         title="nutridet",
         version=nutridet_core.__version__,
@@ -84,7 +96,7 @@ def _lifespan(
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-            await detector.holder.close()
+            await detector.close()
 
     return lifespan
 
@@ -123,18 +135,23 @@ def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) ->
     fetcher = photos.Fetcher(options.allowed_origins, limits.photo.bytes)
     known = [Depends(_require_key(options.key))]
 
+    @app.get("/v1/models", dependencies=known, summary="Models that `model` can name.")
+    async def models() -> ModelList:
+        listed = {"": detector.holder, **detector.beside}
+        return ModelList(data=[ListedModel(id=name, model=model_info(each.served)) for name, each in listed.items()])
+
     @app.post("/v1/detect", dependencies=known, openapi_extra=_body(DetectRequest, "image"))
-    async def detect(request: Request) -> Detection:
+    async def detect(request: Request, model: _Model = None) -> Detection:
         """Find the nutrition tables in a photo: a form with one file, or JSON."""
         if photos.is_form(request):
             (content,) = await photos.read_form(request, limits.body, limits.body_seconds, 1)
         else:
             asked = await photos.read_json(request, DetectRequest, limits.body, limits.body_seconds)
             content = await photos.resolve(asked.image, fetcher, "image")
-        return await detector.detect(content)
+        return await detector.detect(content, model=model)
 
     @app.post("/v1/detect/batch", dependencies=known, openapi_extra=_body(BatchRequest, "images"))
-    async def detect_batch(request: Request) -> BatchAnswer:
+    async def detect_batch(request: Request, model: _Model = None) -> BatchAnswer:
         """The same for several photos at once. A photo that cannot be used has an error in its place."""
         if photos.is_form(request):
             contents = await photos.read_form(request, limits.batch_body, limits.body_seconds, limits.batch)
@@ -142,7 +159,7 @@ def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) ->
             asked = await photos.read_json(request, BatchRequest, limits.batch_body, limits.body_seconds)
             named = [(each, f"images[{number}]") for number, each in enumerate(asked.images[: limits.batch + 1])]
             contents = [await photos.resolve(each, fetcher, field) for each, field in named]
-        return BatchAnswer(results=await detector.detect_all(contents))
+        return BatchAnswer(results=await detector.detect_all(contents, model=model))
 
     @app.post("/v1/chat/completions", dependencies=known, openapi_extra=_body(ChatRequest, None))
     async def chat(request: Request) -> dict[str, Any]:

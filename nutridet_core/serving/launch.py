@@ -6,7 +6,7 @@ Belongs here: which engine gets which weights. Does not belong here: the engines
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from nutridet_core.serving.engine import Engine, FakeEngine
 from nutridet_core.serving.gateway import Background
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
 from nutridet_core.serving.vllm import VllmOptions
-from nutridet_core.serving.weights import Alias, Precision, Weights, find_alias, find_weights
+from nutridet_core.serving.weights import Alias, Precision, Weights, find_alias, find_beside, find_weights
 from nutridet_core.store import read_manifest
 
 
@@ -53,6 +53,8 @@ class LaunchOptions:
     vllm: VllmOptions = field(default_factory=VllmOptions)
     poll_seconds: float = 30.0
     """Between two looks at an alias."""
+    beside: tuple[str, ...] = ()
+    """Models to compare with; see `weights.find_beside`. They stay when an alias moves."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Launched:
 
     holder: Holder
     background: tuple[Background, ...] = ()
+    beside: Mapping[str, Holder] = field(default_factory=dict)
 
 
 async def launch(context: Context, options: LaunchOptions) -> Launched:
@@ -70,11 +73,19 @@ async def launch(context: Context, options: LaunchOptions) -> Launched:
         NutridetError: when there is no such model, it does not hold what its manifest says, or it does not start.
     """
     if options.engine in (EngineKind.OPENAI, EngineKind.TRITON, EngineKind.FAKE):
+        if options.beside:
+            raise SettingsError(
+                f"the engine {options.engine.value!r} has one model", field="beside", remedy="Use transformers or vllm."
+            )
         return Launched(Holder(await _connect(context, options)))
     alias = await asyncio.to_thread(find_alias, context, options.model, options.precision)
     weights = await asyncio.to_thread(alias.find if alias else lambda: find_weights(context, options.model))
     holder = Holder(await load(context, options, weights))
-    return Launched(holder, (_following(context, options, alias, holder),) if alias else ())
+    beside = {}
+    for text in options.beside:
+        name, other = await asyncio.to_thread(find_beside, context, text)
+        beside[name] = Holder(await load(context, options, other))
+    return Launched(holder, (_following(context, options, alias, holder),) if alias else (), beside)
 
 
 async def load(context: Context, options: LaunchOptions, weights: Weights) -> Served:
@@ -136,11 +147,11 @@ async def _triton(context: Context, options: LaunchOptions) -> tuple[Engine, Ide
 
 async def _local(context: Context, weights: Weights) -> Engine:
     def read() -> Engine:
-        from nutridet_core.pipeline.prediction import load_answering
+        from nutridet_core.pipeline.prediction import load_answering, load_untuned
         from nutridet_core.serving.local import TransformersEngine
 
         profile = context.profile
-        model, processor = load_answering(context, weights.folder)
+        model, processor = load_untuned(context) if weights.untuned else load_answering(context, weights.folder)
         return TransformersEngine(
             model, processor, profile.contract,
             batch_size=profile.score_batch_size, max_new_tokens=profile.max_new_tokens,
@@ -156,7 +167,7 @@ async def _vllm(context: Context, options: LaunchOptions, weights: Weights) -> E
 
     if weights.folder is not None:
         return await start(context.profile, str(weights.folder), options.vllm, context.log)
-    adapter = shipped_adapter(context.profile)
+    adapter = None if weights.untuned else shipped_adapter(context.profile)
     return await start(context.profile, context.profile.base_model, replace(options.vllm, adapter=adapter), context.log)
 
 

@@ -78,7 +78,7 @@ def serve(
 
     async def run() -> None:
         launched = await _unless_stopped(launch())
-        app = create_app(launched.holder, options, launched.background)
+        app = create_app(launched.holder, options, launched.background, launched.beside)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log(f"listening on {url} (try it there); OpenAPI: {url}/openapi.json")
         await _server(app, options).serve(sockets=[bound])

@@ -50,6 +50,19 @@ class ModelInfo(BaseModel):
     engine: str
 
 
+class ListedModel(BaseModel):
+    """A model and how to choose it."""
+
+    id: str = Field(description="For `model`; empty for the one that is served without it.")
+    model: ModelInfo
+
+
+class ModelList(BaseModel):
+    """The model that is served, and those beside it."""
+
+    data: list[ListedModel]
+
+
 class Timing(BaseModel):
     """Milliseconds."""
 

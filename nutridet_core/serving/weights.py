@@ -19,6 +19,7 @@ from nutridet_core.serving.holder import Identity
 from nutridet_core.store import MANIFEST, digest, is_complete, read_manifest
 
 Precision = Literal["merged", "fp8"]
+_PRECISIONS: dict[str, Precision] = {"merged": "merged", "fp8": "fp8"}
 _SCHEME = "models:/"
 
 
@@ -29,6 +30,8 @@ class Weights:
     identity: Identity
     folder: Path | None
     """None: the base of the profile, with the adapter that ships for it if one does."""
+    untuned: bool = False
+    """The base without that adapter."""
 
     def verify(self, contract: Contract) -> None:
         """Hash every file, and compare contract and registration.
@@ -105,6 +108,31 @@ def find_weights(context: Context, model: str | None) -> Weights:
     if is_complete(context.layout.current_release):
         return _in_folder(context.layout.merged(current_release(context)["release"]))
     return Weights(Identity(f"{context.profile.name}-base", None, context.profile.base_identity), None)
+
+
+def find_beside(context: Context, text: str) -> tuple[str, Weights]:
+    """(name, weights) of a model to compare with: `base`, `merged` or `fp8` of the release, or `NAME=FOLDER`.
+
+    Raises:
+        SettingsError: when it is none of these.
+        ArtifactError: when there is no release or no such folder.
+    """
+    name, _, folder = text.partition("=")
+    if folder:
+        return name, _in_folder(Path(folder))
+    if name == "base":
+        return name, Weights(Identity(f"{context.profile.name}-base", None, context.profile.base_identity), None, True)
+    if name in _PRECISIONS:
+        return name, _of_release(context, _PRECISIONS[name])
+    raise SettingsError(f"no model {text!r}", field="beside", remedy="Use base, merged, fp8 or NAME=FOLDER.")
+
+
+def _of_release(context: Context, precision: Precision) -> Weights:
+    """Of the champion; before there is one, of the current release."""
+    if alias := find_alias(context, None, precision):
+        return alias.find()
+    release, layout = current_release(context)["release"], context.layout
+    return _in_folder(layout.fp8(release) if precision == "fp8" else layout.merged(release))
 
 
 def _in_folder(folder: Path) -> Weights:
