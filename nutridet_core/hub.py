@@ -107,8 +107,11 @@ def fetch(remote: Remote) -> Path:
         folder = Path(snapshot_download(**_request(remote), max_workers=1))
     except Exception as error:
         raise _failure(remote, "could not be downloaded", error) from error
-    if absent := _absent_shards(folder):
-        raise ArtifactError("names a shard that the repository lacks", where=remote.name, field=absent[0])
+    if not _is_whole(folder, remote):
+        raise ArtifactError(
+            "has no weights in safetensors, or not all that its index names", where=remote.name,
+            remedy="Name another commit; pickled weights are never read.",
+        )  # fmt: skip
     return folder
 
 
@@ -121,7 +124,7 @@ def find_cached(remote: Remote) -> Path | None:
         folder = Path(snapshot_download(**_request(remote), local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return None if _absent_shards(folder) else folder
+    return folder if _is_whole(folder, remote) else None
 
 
 def _request(remote: Remote) -> dict[str, Any]:
@@ -131,8 +134,15 @@ def _request(remote: Remote) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _is_whole(folder: Path, remote: Remote) -> bool:
+    """Older clients of the hub kept no list of a commit's files, and the client of today then trusts any folder."""
+    if "*.safetensors" not in remote.patterns:
+        return True
+    return any(folder.glob("*.safetensors")) and not _absent_shards(folder)
+
+
 def _absent_shards(folder: Path) -> list[str]:
-    """Shards that an index names and the folder lacks: older clients of the hub kept no list of a commit's files."""
+    """Shards that an index names and the folder lacks."""
     absent = []
     for index in folder.glob("*.safetensors.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

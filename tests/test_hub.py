@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -143,19 +144,35 @@ def test_offline_a_whole_commit_is_used(hub: Hub, repository: Path, monkeypatch:
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("forget", [False, True], ids=["with the client's list", "without"])
 def test_offline_a_missing_shard_is_an_error_and_not_half_a_model(
-    hub: Hub, repository: Path, monkeypatch: pytest.MonkeyPatch, forget: bool
+    hub: Hub, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older clients of the hub kept no list of a commit's files."""
-    folder = fetch(MODEL)
-    (folder / SECOND).unlink()
-    if forget:
-        for listing in folder.parents[1].rglob(f"trees/{OLD}*"):
-            listing.unlink()
+    (fetch(MODEL) / SECOND).unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ArtifactError, match=r"is not whole in .* HF_HUB_OFFLINE forbids to fetch it"):
         fetch(MODEL)
+
+
+@pytest.mark.parametrize("absent", [(SECOND,), ("*.safetensors", "*.index.json")], ids=["a shard", "all weights"])
+def test_a_cache_without_a_list_of_its_files_is_looked_into(
+    hub: Hub, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: tuple[str, ...]
+) -> None:
+    """As an older client of the hub left it; today's takes any folder for whole then."""
+    fetch(MODEL)
+    other = tmp_path / "older"
+    shutil.copytree(tmp_path / "cache", other, symlinks=True, ignore=shutil.ignore_patterns("trees", *absent))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(other))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ArtifactError, match=r"is not whole in .*older, and HF_HUB_OFFLINE forbids to fetch it"):
+        fetch(MODEL)
+    assert fetch(replace(MODEL, patterns=("config.json",))).name == OLD
+
+
+def test_a_repository_without_all_its_weights_is_refused(hub: Hub, repository: Path) -> None:
+    (repository / SECOND).unlink()
+    with pytest.raises(ArtifactError, match=rf"owner/model@{OLD}: has no weights in safetensors, or not all that"):
+        fetch(MODEL)
+    assert fetch(replace(MODEL, patterns=("config.json",))).name == OLD
 
 
 # --- space -------------------------------------------------------------------------------------
