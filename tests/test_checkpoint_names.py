@@ -21,6 +21,7 @@ from nutridet_core.families import get_family
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.predict import encode
 from nutridet_core.profiles import Profile
+from nutridet_core.store import write_json
 from tests.family_models import profile_of, write_models
 
 Rename = Callable[[str], str]
@@ -98,6 +99,41 @@ def test_names_of_another_wrapper_are_refused(profiles: dict[str, Profile], tmp_
     folder = rewrite(profiles["qwen2-vl"], tmp_path / "base", renamed(lambda name: f"vlm.{name}"))
     with pytest.raises(ArtifactError, match="weights of the network are not in the files"):
         load(profiles["qwen2-vl"], folder)
+
+
+# --- processors --------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "qwen2-vl": {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12845056},
+    "qwen2.5-vl": {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12845056},
+    "qwen3-vl": {
+        "image_processor_type": "Qwen2VLImageProcessorFast", "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_a_processor_in_the_files_of_its_first_publication_loads(
+    profiles: dict[str, Profile], tmp_path: Path, family: str
+) -> None:
+    """One file for photos, one for the chat template, none for the whole; and the contract's resize still holds."""
+    profile = profiles[family]
+    folder = tmp_path / "base"
+    shutil.copytree(profile.base_model, folder)
+    (folder / "processor_config.json").unlink()
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    write_json(folder / "chat_template.json", {"chat_template": template})
+    patch = {"patch_size": profile.architecture.cell_px // 2, "temporal_patch_size": 2, "merge_size": 2}
+    write_json(folder / "preprocessor_config.json", {**PUBLISHED[family], **patch})
+    photos = [Image.linear_gradient("L").convert("RGB")]
+    ours, theirs = (
+        encode(load_processor(source, profile.architecture, profile.contract), profile.contract, photos)
+        for source in (base_source(profile), Source(str(folder)))
+    )
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    torch.testing.assert_close(ours["pixel_values"], theirs["pixel_values"], atol=0.02, rtol=0)
 
 
 # --- adapters trained elsewhere ----------------------------------------------------------------
