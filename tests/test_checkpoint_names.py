@@ -19,6 +19,7 @@ from nutridet_core.adopt import CONFIG, WEIGHTS, adopt, current_key, merge_forei
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.families import get_family
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
+from nutridet_core.plan import count_network
 from nutridet_core.predict import encode
 from nutridet_core.profiles import Profile
 from nutridet_core.store import write_json
@@ -82,6 +83,22 @@ def test_a_checkpoint_of_either_names_loads(
     names = load_file(folder / "model.safetensors")
     assert any(name.startswith("visual.") for name in names) == (rename is old)
     torch.testing.assert_close(logits(profile, load(profile, folder)), logits(profile, load(profile)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl"])
+def test_a_configuration_of_before_loads(profiles: dict[str, Profile], tmp_path: Path, family: str) -> None:
+    """The language model's fields stood beside `vision_config`, and positions were called `rope_scaling`."""
+    profile = profiles[family]
+    folder = rewrite(profile, tmp_path / "base", renamed(old))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text.pop("model_type")
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    flat = {**text, **config, "rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    (folder / "config.json").write_text(json.dumps(flat), encoding="utf-8")
+    torch.testing.assert_close(logits(profile, load(profile, folder)), logits(profile, load(profile)), atol=0, rtol=0)
+    assert count_network(folder, profile, []) == count_network(Path(profile.base_model), profile, [])
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"])
