@@ -157,6 +157,32 @@ def test_requests_that_say_something_else_are_refused(url: str) -> None:
     assert_refused(CLIENT.get(f"{url}/nothing"), 404, "http", "path")
 
 
+FORM, JSON = "multipart/form-data", "application/json"
+HOSTILE = [
+    (FORM, b""), (FORM, b"--x"), (f"{FORM}; boundary=", b"--x--"), (f"{FORM}; boundary=x", b"--x\r\n\r\n"),
+    (f"{FORM}; boundary=x", b'--x\r\nContent-Disposition: form-data; filename="b"\r\n\r\nq\r\n--x--\r\n'),
+    (f"{FORM}; boundary={'y' * 5000}", b"--y"), (JSON, b""), (JSON, b"null"), (JSON, b"[" * 100_000),
+    (JSON, b"\xff\xfe"),
+    (JSON, b'{"image": null}'), (JSON, b'{"image": ""}'), (JSON, b'{"image": "data:"}'),
+    (JSON, b'{"image": "\\ud800"}'),
+    (JSON, b'{"image": "https://[::1"}'), (JSON, b'{"image": "http://a:99999/"}'), (JSON, b'{"images": ["", null]}'),
+    (JSON, b'{"messages": 5}'), (JSON, b'{"messages": [{}]}'), (JSON, b'{"messages": [{"content": [1, null, "x"]}]}'),
+    (JSON, b'{"messages": [{"content": [{"type": "image_url", "image_url": {"url": 5}}]}]}'),
+    (JSON, b'{"messages": [{"content": [{"type": "image_url", "image_url": "data:;base64,AA=="}]}], "n": null}'),
+]  # fmt: skip
+
+
+def test_no_body_breaks_the_gateway(url: str, engine: FakeEngine) -> None:
+    for path in ("/v1/detect", "/v1/detect/batch", "/v1/chat/completions"):
+        for kind, body in HOSTILE:
+            response = CLIENT.post(url + path, content=body, headers={"content-type": kind})
+            assert 400 <= response.status_code < 500, (path, kind, body[:80], response.text)
+            error = response.json()["error"]
+            assert error["field"]
+            assert error["remedy"]
+    assert engine.sizes == []
+
+
 @pytest.mark.parametrize(
     "headers",
     [
