@@ -15,8 +15,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+RESULTS_BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+SCORES_BLOCK = re.compile(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", re.DOTALL)
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
 NAMES = {"prior-full": "the full photo", "prior-median": "median box of train", "peer": "OCR and nutrient words",
@@ -25,12 +27,14 @@ NAMES = {"prior-full": "the full photo", "prior-median": "median box of train", 
 
 def main(check: bool) -> int:
     """Fill in, or compare; 1 when `check` finds a difference."""
-    text = README.read_text(encoding="utf-8")
-    filled = BLOCK.sub(lambda _: render(), text)
-    if check:
-        return int(filled != text)
-    README.write_text(filled, encoding="utf-8")
-    return 0
+    differences = 0
+    for path, block, rendered in ((README, RESULTS_BLOCK, render()), (CARD, SCORES_BLOCK, render_card())):
+        text = path.read_text(encoding="utf-8")
+        filled = block.sub(lambda _, new=rendered: new, text)  # type: ignore[misc]
+        differences += filled != text
+        if not check:
+            path.write_text(filled, encoding="utf-8")
+    return int(check and differences > 0)
 
 
 def render() -> str:
@@ -54,6 +58,19 @@ def render() -> str:
             "",
         ]
     )
+
+
+def render_card() -> str:
+    """The table of the embedded model's card."""
+    lines = ["| | n | mean IoU / F1 at 0.5 | a box on photos without a table |", "|---|---|---|---|"]
+    for kind in ("generated", "real"):
+        result = _read(f"{kind}_photos")
+        for name, text in (("base", "zero-shot"), ("tuned", "tuned"), ("prior-full", "the full photo")):
+            metrics = result["metrics"][name]
+            boxed = f"{_percent(metrics['false_detection_rate'])} of {result['negatives']}"
+            kind_text = "drawn" if kind == "generated" else kind
+            lines.append(f"| {kind_text} photos, {text} | {result['n']} | {_text(metrics)} | {boxed} |")
+    return "\n".join([*lines, ""])
 
 
 def _shipped() -> str:

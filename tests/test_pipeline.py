@@ -110,25 +110,13 @@ def copy(finished: Context, tmp_path: Path) -> Context:
 
 @pytest.fixture
 def registered(copy: Context) -> Context:
-    """A copy whose release is registered. Two epochs do not pass the gate alone, so the test vouches."""
-    pass_the_gate(copy)
+    """A copy whose release is registered: it passed the gate by itself."""
     register_release(copy)
     return copy
 
 
 def open_home(home: Path) -> Context:
     return Context(Settings(home=home, source=PHOTOS), log=lambda line: None)
-
-
-def pass_the_gate(context: Context) -> None:
-    """Vouch for what was measured on four photos after two epochs: parity, and that the winner beats the baseline."""
-    measured = {
-        context.layout.leaderboard: ("beats_baseline",),
-        context.layout.release_report: ("merge_parity", "fp8_parity"),
-    }
-    for folder, names in measured.items():
-        facts = read_manifest(folder).facts
-        change(folder, facts={**facts, "audits": {name: audit(name) for name in names}})
 
 
 def sealed_folders(context: Context) -> dict[str, Manifest]:
@@ -356,15 +344,16 @@ UNMOVED = "mean IoU +0.000 [+0.000, +0.000]"
 """In pairs, equal answers differ by exactly nothing; two samples of photos never do."""
 
 
-def test_two_epochs_do_not_pass_the_gate(copy: Context) -> None:
-    """The gate is not for show: a training that taught nothing is not released."""
-    current = current_release(copy)
+def test_a_release_that_did_not_beat_the_baseline_is_refused(copy: Context) -> None:
+    """Two epochs teach what the thing is called, so the real audits pass; the planted one does not."""
+    current, leaderboard = current_release(copy), copy.layout.leaderboard
     audits = gate.release_audits(copy.layout, current["release"], current["experiment"])
-    failed = {each.name for each in audits if not each.passed}
-    assert "beats_baseline" in failed
+    assert [each.name for each in audits if not each.passed] == []
+    facts = read_manifest(leaderboard).facts
+    change(leaderboard, facts={**facts, "audits": {"beats_baseline": audit("beats_baseline", passed=False)}})
     with pytest.raises(AuditError, match="beats_baseline: ") as caught:
         register_release(copy)
-    assert set(caught.value.evidence) == failed
+    assert set(caught.value.evidence) == {"beats_baseline"}
     assert model_registry(copy).holder(CHALLENGER) is None
 
 

@@ -261,9 +261,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of weights to begin with")
     parser.add_argument("--minutes", type=float, default=18.0, help="wall-clock budget, earlier parts included")
-    parser.add_argument(
-        "--mlflow", action="store_true", help="log to the MLflow of NUTRIDET_HOME, too"
-    )
+    parser.add_argument("--mlflow", action="store_true", help="log to the MLflow of NUTRIDET_HOME, too")
     parser.add_argument("--compile", action="store_true", help="fuse the blocks' kernels; starts slower")
     parser.add_argument("--rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--passes", type=int, default=Recipe.passes)
