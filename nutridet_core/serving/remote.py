@@ -24,6 +24,7 @@ from nutridet_core.serving.engine import EngineError, Reply
 from nutridet_core.triton import MODEL, example_request
 
 _CONNECT_SECONDS = 5.0
+_IDLE_SECONDS = 2.0  # vLLM closes idle connections after 5 s, perhaps just as one is used again
 
 
 class _Client:
@@ -34,7 +35,7 @@ class _Client:
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_SECONDS),
             trust_env=False,
         )
 

@@ -24,6 +24,7 @@ from nutridet_core.serving.launch import Launched
 
 _BACKLOG = 2048
 _CONNECTIONS_PER_PLACE = 4
+_KEEP_ALIVE_SECONDS = 30  # longer than clients keep idle connections: else one is closed just as it is used again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -109,6 +110,7 @@ def _server(app: object, options: GatewayOptions) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         limit_concurrency=options.limits.places * _CONNECTIONS_PER_PLACE,
         timeout_graceful_shutdown=math.ceil(options.limits.seconds),
     )
