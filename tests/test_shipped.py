@@ -48,8 +48,8 @@ def test_the_weights_fit_into_the_repository():
 
 
 def test_the_tuned_model_finds_tables_and_the_base_leaves_room(found):
-    assert found["tuned"] > 0.6
-    assert 0.1 < found["base"] < found["tuned"] - 0.1
+    assert found["tuned"] > 0.7
+    assert found["base"] < found["tuned"] - 0.2
 
 
 def test_until_the_first_release_the_shipped_adapter_answers(tmp_path, drawings):
