@@ -57,7 +57,9 @@ def running(
 @contextmanager
 def running_app(app: object) -> Iterator[str]:
     """The address of any ASGI application."""
-    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=20,  # type: ignore[arg-type]
+    )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
