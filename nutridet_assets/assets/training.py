@@ -80,6 +80,7 @@ def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
         shown = {"chosen": facts["chosen"], "on selection": f"mean IoU {mean_iou}, n = {facts['photos']}"}
         values = {**shown, **metadata.numbers({"mean_iou": mean_iou.value}), **metadata.artifact(folder)}
         context.add_asset_metadata(values, partition_key=name)
+        context.log.info(f"{name}: {facts['chosen']}, mean IoU {mean_iou} on selection, n = {facts['photos']}")
     yield dg.MaterializeResult(
         data_version=metadata.version(*(core.layout.choice(name) for name in context.partition_keys))
     )
