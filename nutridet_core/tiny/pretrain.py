@@ -260,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of weights to begin with")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of the sheets: another one after --start")
     parser.add_argument("--minutes", type=float, default=18.0, help="wall-clock budget, earlier parts included")
     parser.add_argument("--mlflow", action="store_true", help="log to the MLflow of NUTRIDET_HOME, too")
     parser.add_argument("--compile", action="store_true", help="fuse the blocks' kernels; starts slower")
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=Recipe.passes)
     parser.add_argument("--workers", type=int, default=Recipe.workers)
     given = parser.parse_args()
-    recipe = replace(Recipe(), learning_rate=given.rate, passes=given.passes, workers=given.workers)
+    recipe = replace(Recipe(), learning_rate=given.rate, passes=given.passes, workers=given.workers, seed=given.seed)
     manifest = pretrain(recipe, given.out, minutes=given.minutes, start=given.start, compiled=given.compile)
     if manifest is not None:
         print({name: value for name, value in manifest.facts.items() if name != "curve"})
