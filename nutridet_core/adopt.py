@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nutridet_core.errors import ArtifactError
+from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.merge import merge
 from nutridet_core.profiles import Profile
 from nutridet_core.store import Manifest, seal, write_json
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _RENAMED = (
     (re.compile(r"^visual\."), "model.visual."),
@@ -52,7 +52,7 @@ def adopt(profile: Profile, adapter: Path, folder: Path) -> Manifest:
     from safetensors.torch import load_file, save_file
 
     config = _read_config(adapter)
-    weights = adapter / WEIGHTS
+    weights = adapter / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise ArtifactError("file is missing", where=weights, remedy="Only safetensors are read, pickles are not.")
     tensors = {current_key(key): tensor for key, tensor in load_file(weights).items()}
@@ -61,8 +61,8 @@ def adopt(profile: Profile, adapter: Path, folder: Path) -> Manifest:
             "is no LoRA tensor", where=weights, field=foreign[0], remedy="Merge it where it was trained."
         )
     folder.mkdir(parents=True)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / CONFIG, config | _targets(profile, tensors))
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / ADAPTER_CONFIG, config | _targets(profile, tensors))
     facts = {"adopted_from": str(adapter)}
     return seal(folder, Manifest(kind="adapter", name=adapter.name, contract=profile.contract.hash, facts=facts))
 
@@ -83,7 +83,7 @@ def _targets(profile: Profile, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:
-    path = adapter / CONFIG
+    path = adapter / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

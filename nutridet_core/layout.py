@@ -1,12 +1,16 @@
 """Where every artefact lies under the artefact folder of one profile.
 
-Belongs here: names of folders. Does not belong here: what goes into them (`pipeline`).
+Belongs here: names of folders, and PEFT's names of an adapter's files. Does not belong here: what goes into them
+(`pipeline`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""What PEFT calls the two files of an adapter."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nutridet_core.errors import ArtifactError, AuditError
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
 from nutridet_core.hub import Remote, fetch, require_commit
+from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, set_resize
 from nutridet_core.store import MANIFEST, read_manifest
@@ -207,7 +208,7 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     """
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = load_file(folder / ADAPTER_WEIGHTS)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     modules = {name for name, _ in base.named_modules()}
     prefix = "base_model.model."

@@ -7,8 +7,10 @@ photos are worth showing (`report`) or curves and bars (`plots`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,6 +22,7 @@ PREDICTED_COLOUR = "#ff6b00"
 _PAPER, _BACKING, _INK, _HALO = "#ffffff", "#e7e9ec", "#1f2328", "#ffffff"
 _GAP = 8  # px between the tiles of a sheet
 _NARROWEST = 140  # px: a thinner photo would leave no room for its legend
+_PREDICTED_SIDE = 1024  # px: the longest side of a photo saved with its answer
 _ELLIPSIS = "\u2026"
 
 Point = tuple[float, float]
@@ -46,6 +49,21 @@ def draw_boxes(
         RGB; as high as the photo plus its strip, at least 140 pixels wide.
     """
     return add_strip(mark_boxes(image, truth, predicted, max_side=max_side), truth, predicted, caption=caption)
+
+
+def save_predicted(image: Image.Image, boxes: Sequence[Box], score: float | None, target: Path) -> None:
+    """Write the photo with predicted boxes, and their score below."""
+    caption = None if score is None else f"score {score:.2f}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draw_boxes(image, [], boxes, caption=caption, max_side=_PREDICTED_SIDE).save(target)
+
+
+def predicted_files(photos: Sequence[Path], out: Path) -> Iterator[Path]:
+    """A file below `out` per photo; photos of the same name from two folders do not overwrite each other."""
+    seen: Counter[str] = Counter()
+    for path in photos:
+        seen[path.stem] += 1
+        yield out / (f"{path.stem}-{seen[path.stem]}.boxes.png" if seen[path.stem] > 1 else f"{path.stem}.boxes.png")
 
 
 def mark_boxes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
@@ -14,6 +16,7 @@ from nutridet_core.overlay import (
     contact_sheet,
     draw_boxes,
     mark_boxes,
+    predicted_files,
 )
 
 GREY = (90, 90, 90)
@@ -154,3 +157,9 @@ def test_a_sheet_keeps_tiles_of_different_sizes_apart() -> None:
 def test_a_sheet_of_nothing_is_refused(tiles: int, columns: int) -> None:
     with pytest.raises(ValueError, match="make no sheet"):
         contact_sheet([_photo()] * tiles, columns)
+
+
+def test_photos_of_the_same_name_do_not_overwrite_each_other():
+    photos = [Path("a/front.jpg"), Path("b/front.png"), Path("b/back.jpg")]
+    names = [path.name for path in predicted_files(photos, Path("out"))]
+    assert names == ["front.boxes.png", "front-2.boxes.png", "back.boxes.png"]

@@ -67,7 +67,7 @@ def test_grids_are_those_of_the_processor(processor):
 
 
 def test_a_view_shows_its_window(batch):
-    views = look(batch, CPU)
+    views = look(batch)
     assert views.shape == (4, batch.grid[0] * 28, batch.grid[1] * 28, 3)
     x0, y0, x1, y1 = batch.windows[0, 1].tolist()
     cut = Image.fromarray(batch.sheets[0, y0:y1, x0:x1].numpy()).resize(views.shape[2:0:-1], Image.Resampling.BILINEAR)
@@ -169,7 +169,7 @@ def test_short_ways_give_the_logits_of_the_original_model(processor, batch, shor
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(architecture.build_config(processor.tokenizer)).eval()
     encoder = Encoder(processor, TINY.contract)
-    inputs = encoder.inputs(batch, encoder.text(batch), CPU, light=False)
+    inputs = encoder.inputs(batch, encoder.text(batch), light=False)
     each = batch.questions_per_view
     patches = inputs["pixel_values"].reshape(4, -1, 1176).repeat_interleave(each, 0).flatten(0, 1)
     types = (inputs["input_ids"] == model.config.image_token_id).long()

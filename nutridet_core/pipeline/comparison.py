@@ -13,6 +13,7 @@ from nutridet_core.audits import audit_beats_baseline
 from nutridet_core.compare import Comparison, compare
 from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.evaluate import load_samples, load_scores
+from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.pipeline.baseline import BASELINE, PEER
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.training import read_choice
@@ -117,7 +118,7 @@ def _adapter_bytes(context: Context, subject: str, kind: Kind) -> int | None:
     if kind != "experiment":
         return None
     folder = context.layout.adapter(subject) / str(read_choice(context, subject)["chosen"])
-    return (folder / "adapter_model.safetensors").stat().st_size
+    return (folder / ADAPTER_WEIGHTS).stat().st_size
 
 
 def _comparisons(rows: Sequence[Row], names: Sequence[str]) -> list[Comparison]:

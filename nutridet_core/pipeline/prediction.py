@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nutridet_core.data.examples import load_photo
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
-from nutridet_core.overlay import draw_boxes
+from nutridet_core.overlay import predicted_files, save_predicted
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release
 from nutridet_core.predict import Prediction, predict
@@ -34,20 +33,9 @@ def predict_files(context: Context, photos: Sequence[Path], *, model: Path | Non
         batch_size=profile.score_batch_size,
         max_new_tokens=profile.max_new_tokens,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for path, target, image, prediction in zip(photos, _targets(photos, out), images, predictions, strict=True):
-        draw_boxes(image, [], prediction.answer.boxes, caption=f"score {prediction.score:.2f}", max_side=1024).save(
-            target
-        )
+    for path, target, image, prediction in zip(photos, predicted_files(photos, out), images, predictions, strict=True):
+        save_predicted(image, prediction.answer.boxes, prediction.score, target)
         yield f"{path}: {describe(prediction, image.size)} -> {target}"
-
-
-def _targets(photos: Sequence[Path], out: Path) -> Iterator[Path]:
-    """A file per photo; photos of the same name from two folders do not overwrite each other."""
-    seen: Counter[str] = Counter()
-    for path in photos:
-        seen[path.stem] += 1
-        yield out / (f"{path.stem}-{seen[path.stem]}.boxes.png" if seen[path.stem] > 1 else f"{path.stem}.boxes.png")
 
 
 def describe(prediction: Prediction, size: tuple[int, int]) -> str:
@@ -62,19 +50,17 @@ def describe(prediction: Prediction, size: tuple[int, int]) -> str:
 
 def load_answering(context: Context, model: Path | None) -> tuple[Any, Any]:
     """(model, processor): the folder named; else the current release; else the base with its shipped adapter."""
-    profile = context.profile
     source = _released(context) if model is None else Source(str(model))
-    network = load_model(
-        source or base_source(profile), profile.architecture, profile.scoring_precision, profile.contract
-    )
-    if source is None:
-        network = _with_shipped_adapter(context, network)
-    return network, load_processor(source or base_source(profile), profile.architecture, profile.contract)
+    network, processor = _load(context.profile, source or base_source(context.profile))
+    return (network if source else _with_shipped_adapter(context, network)), processor
 
 
 def load_untuned(context: Context) -> tuple[Any, Any]:
     """(model, processor) of the profile's base as it is."""
-    profile, source = context.profile, base_source(context.profile)
+    return _load(context.profile, base_source(context.profile))
+
+
+def _load(profile: Profile, source: Source) -> tuple[Any, Any]:
     network = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)
     return network, load_processor(source, profile.architecture, profile.contract)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 from nutridet_core.boxes import Box
 from nutridet_core.data.examples import load_photo
 from nutridet_core.errors import NutridetError
-from nutridet_core.overlay import draw_boxes
+from nutridet_core.overlay import predicted_files, save_predicted
 from nutridet_core.serving.client import Client
 from nutridet_core.serving.schemas import Detection
 
@@ -24,17 +25,25 @@ def ask_gateway(
     photos: Sequence[Path], *, url: str, at_once: int, as_json: bool, out: Path | None
 ) -> Iterator[tuple[str, bool]]:
     """(line, whether the photo was answered) for each photo, in order; with `out`, boxes are drawn there."""
+    targets: Iterable[Path | None] = predicted_files(photos, out) if out else repeat(None, len(photos))
     with Client(url, key=os.environ.get(KEY) or None) as client:
-        for photo, answer in zip(photos, client.detect_all(photos, at_once=at_once), strict=True):
+        for photo, target, answer in zip(photos, targets, client.detect_all(photos, at_once=at_once), strict=True):
             if isinstance(answer, NutridetError):
-                yield (
-                    (json.dumps({"photo": str(photo), "error": str(answer)}) if as_json else f"error: {answer}"),
-                    False,
-                )
+                yield _failed(photo, answer, as_json), False
                 continue
-            target = f" -> {_draw(photo, answer, out)}" if out else ""
-            line = {"photo": str(photo), **answer.model_dump()}
-            yield (json.dumps(line) if as_json else f"{photo}: {describe(answer)}{target}"), True
+            if target:
+                save_predicted(load_photo(photo), [Box(*box.unit) for box in answer.boxes], answer.score, target)
+            yield _answered(photo, answer, target, as_json), True
+
+
+def _failed(photo: Path, error: NutridetError, as_json: bool) -> str:
+    return json.dumps({"photo": str(photo), "error": str(error)}) if as_json else f"error: {error}"
+
+
+def _answered(photo: Path, detection: Detection, target: Path | None, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"photo": str(photo), **detection.model_dump()})
+    return f"{photo}: {describe(detection)}" + (f" -> {target}" if target else "")
 
 
 def describe(detection: Detection) -> str:
@@ -45,12 +54,3 @@ def describe(detection: Detection) -> str:
         corners = [tuple(round(value) for value in box.px) for box in detection.boxes]
         return f"{', '.join(f'{box.label}{c}' for box, c in zip(detection.boxes, corners, strict=True))} {known}"
     return f"unreadable answer {detection.text!r} {known}" if detection.failed else f"no nutrition table {known}"
-
-
-def _draw(photo: Path, detection: Detection, out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    boxes = [Box(*box.unit) for box in detection.boxes]
-    caption = None if detection.score is None else f"score {detection.score:.2f}"
-    target = out / f"{photo.stem}.boxes.png"
-    draw_boxes(load_photo(photo), [], boxes, caption=caption, max_side=1024).save(target)
-    return target

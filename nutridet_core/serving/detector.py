@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nutridet_core.answers import Answer
+from nutridet_core.answers import LABEL, Answer
 from nutridet_core.data.examples import PhotoError, PhotoLimits, decode_photo, photo_size
 from nutridet_core.families import get_family
 from nutridet_core.prompts import Contract, resized_size
@@ -214,7 +214,7 @@ def _timing(marks: _Marks) -> Timing:
 
 def _detection(answer: Answer, reply: Reply, size: tuple[int, int], served: Served, timing: Timing) -> Detection:
     boxes = [
-        FoundBox(label="nutrition table", px=_rounded(box.to_px(*size), 2), unit=_rounded(box.as_tuple(), 6))
+        FoundBox(label=LABEL, px=_rounded(box.to_px(*size), 2), unit=_rounded(box.as_tuple(), 6))
         for box in answer.boxes
     ]
     return Detection(

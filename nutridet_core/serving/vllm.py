@@ -26,6 +26,7 @@ import httpx
 
 from nutridet_core.data.examples import Photo
 from nutridet_core.errors import SettingsError
+from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.profiles import Profile
 from nutridet_core.serving.engine import EngineError, Reply
 from nutridet_core.serving.remote import OpenAIEngine
@@ -177,13 +178,13 @@ def _lora(adapter: Path) -> list[str]:
     """
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", "np") as tensors:
+    with safe_open(adapter / ADAPTER_WEIGHTS, "np") as tensors:
         if any(".visual." in name for name in tensors.keys()):  # noqa: SIM118  (no dictionary)
             raise SettingsError(
                 "has LoRA on the vision tower, which vLLM would ignore",
                 where=adapter,
                 remedy="Merge it (nutridet merge) and serve the merged folder.",
             )
-    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    rank = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
     largest = next(each for each in _RANKS if each >= rank)
     return ["--enable-lora", "--max-lora-rank", str(largest), "--lora-modules", f"{NAME}={adapter}"]

@@ -107,7 +107,7 @@ def find_weights(context: Context, model: str | None) -> Weights:
         return _in_folder(Path(model))
     if is_complete(context.layout.current_release):
         return _in_folder(context.layout.merged(current_release(context)["release"]))
-    return Weights(Identity(f"{context.profile.name}-base", None, context.profile.base_identity), None)
+    return _base(context)
 
 
 def find_beside(context: Context, text: str) -> tuple[str, Weights]:
@@ -121,10 +121,15 @@ def find_beside(context: Context, text: str) -> tuple[str, Weights]:
     if folder:
         return name, _in_folder(Path(folder))
     if name == "base":
-        return name, Weights(Identity(f"{context.profile.name}-base", None, context.profile.base_identity), None, True)
+        return name, _base(context, untuned=True)
     if name in _PRECISIONS:
         return name, _of_release(context, _PRECISIONS[name])
     raise SettingsError(f"no model {text!r}", field="beside", remedy="Use base, merged, fp8 or NAME=FOLDER.")
+
+
+def _base(context: Context, *, untuned: bool = False) -> Weights:
+    profile = context.profile
+    return Weights(Identity(f"{profile.name}-base", None, profile.base_identity), None, untuned)
 
 
 def _of_release(context: Context, precision: Precision) -> Weights:

@@ -20,11 +20,12 @@ from nutridet_core.tiny.views import CELL, Batch
 Text = dict[str, torch.Tensor]
 
 
-def look(batch: Batch, device: torch.device) -> torch.Tensor:
+def look(batch: Batch) -> torch.Tensor:
     """The views, `(views, height, width, 3)` float 0..255: each pixel the mean of four samples of its sheet."""
     height, width = (2 * CELL * cells for cells in batch.grid)
-    sheets = batch.sheets.to(device).permute(0, 3, 1, 2).float()
-    x0, y0, x1, y1 = batch.windows.to(device)[..., None].unbind(2)
+    device = batch.sheets.device
+    sheets = batch.sheets.permute(0, 3, 1, 2).float()
+    x0, y0, x1, y1 = batch.windows[..., None].unbind(2)
     across = (torch.arange(width, device=device) + 0.5) / width
     down = (torch.arange(height, device=device) + 0.5) / height
     x = 2 * (x0 + (x1 - x0) * across) / sheets.shape[3] - 1  # (sheets, views, width), the sheet spans -1..1
@@ -86,22 +87,21 @@ class Encoder:
         positions = mrope_positions(length, self.photo_at, height, width)
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "position_ids": positions}
 
-    def inputs(self, batch: Batch, text: Text, device: torch.device, *, light: bool = True) -> dict[str, torch.Tensor]:
-        """What the model takes, on the device, and `labels` and `objects`.
+    def inputs(self, batch: Batch, text: Text, *, light: bool = True) -> dict[str, torch.Tensor]:
+        """What the model takes, and `labels` and `objects`, on the device that batch and text are on.
 
         The grids stay on the CPU: reading them back would wait for the GPU.
         """
         height, width = batch.grid
-        views = look(batch, device)
+        views = look(batch)
         image_processor = self.processor.image_processor
         patches = patchify(relight(views) if light else views, image_processor.image_mean, image_processor.image_std)
-        moved = {name: tensor.to(device) for name, tensor in text.items()}
         return {
-            **moved,
-            "position_ids": moved["position_ids"][:, None].expand(3, len(batch.labels), -1),
+            **text,
+            "position_ids": text["position_ids"][:, None].expand(3, len(batch.labels), -1),
             "pixel_values": patches,
             "image_grid_thw": torch.tensor([[1, 2 * height, 2 * width]]).expand(len(views), 3),
-            "objects": batch.objects.to(device),
+            "objects": batch.objects,
         }
 
     def _prompt(self, label: str, cells: int) -> list[int]:

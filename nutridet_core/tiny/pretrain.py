@@ -67,7 +67,7 @@ class Run:
         self.processor = architecture.build_processor(TINY.contract)
         self.encoder = Encoder(self.processor, TINY.contract)
         network = _network(self.processor, start)
-        self.trainee = Trainee(network.to(ranks.device), self.encoder.photo_at).to(ranks.device)
+        self.trainee = Trainee(network, self.encoder.photo_at).to(ranks.device)
         self.average = _average_of(network, recipe.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.trainee.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98),
@@ -126,8 +126,7 @@ class Run:
         rate = learning_rate(self.progress.step, done, self.recipe.learning_rate, self.recipe.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device = self.ranks.device
-        inputs = self.encoder.inputs(batch, text, device)
+        inputs, device = self.encoder.inputs(batch, text), self.ranks.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):  # most CPUs emulate it
             answers, dense = self.wrapped(inputs)
         (answers + self.recipe.dense_weight * dense).backward()

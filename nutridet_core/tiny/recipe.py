@@ -39,8 +39,3 @@ class Recipe:
     """Of the sheets: the data source `generated:COUNT:SEED` is used with small seeds."""
     workers: int = 15
     """Processes that draw, per GPU."""
-
-    @property
-    def questions_per_batch(self) -> int:
-        """Answers per step and GPU."""
-        return self.sheets_per_batch * self.views_per_sheet * self.questions_per_view

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
+from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.profiles import TINY
 from nutridet_core.store import Manifest, digest, seal, writing
 from nutridet_core.train import TrainingRun, checkpoints, train
@@ -28,7 +29,6 @@ EXPERIMENT = replace(
 )
 PROFILE = replace(TINY, max_epochs=3)
 """One epoch more than the demo has the patience for."""
-_ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def tune(work: Path, out: Path) -> Manifest:
@@ -41,12 +41,11 @@ def tune(work: Path, out: Path) -> Manifest:
     run = TrainingRun(EXPERIMENT, PROFILE, work / "dataset", work / "adapter")
     trained = train(run)
     last = checkpoints(run.folder)[-1]
-    weights, config = _ADAPTER
     with writing(out) as folder:
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(last / weights).items()}
-        save_file(tensors, folder / weights, metadata={"format": "pt"})
-        text = (last / config).read_text(encoding="utf-8")
-        (folder / config).write_text(text.replace(TINY.base_model, "tiny-base"), encoding="utf-8")
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(last / ADAPTER_WEIGHTS).items()}
+        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        text = (last / ADAPTER_CONFIG).read_text(encoding="utf-8")
+        (folder / ADAPTER_CONFIG).write_text(text.replace(TINY.base_model, "tiny-base"), encoding="utf-8")
         told = {"base": TINY.base_identity, "source": SOURCE, "training": digest(run.config)}
         facts = {name: trained.facts[name] for name in ("steps", "seconds", "images_per_s", "device", "loss")}
         manifest = Manifest(kind="adapter", name="tiny-tuned", contract=TINY.contract.hash, config=told, facts=facts)
