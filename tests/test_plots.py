@@ -19,6 +19,12 @@ LINES = [
     plots.Line("exp1", (10, 20), (Estimate(0.4, 0.3, 0.5), ESTIMATE), chosen=20),
     plots.Line("exp2", (10, 30), (ESTIMATE, UNDEFINED)),
 ]
+
+
+def _day(day: int) -> datetime:
+    return datetime(2026, 11, day, tzinfo=UTC)
+
+
 DRAWINGS = {
     "curves": lambda **how: plots.plot_curves(LINES, metric="mean IoU", focus="exp1", **how),
     "histograms": lambda **how: plots.plot_iou_histograms({"a": [0.1, 0.9], "b": []}, highlight="a", **how),
@@ -27,9 +33,15 @@ DRAWINGS = {
         [plots.Footprint("bf16", 16 * 2**30, 0.3), plots.Footprint("ocr", None, 1.5)], **how
     ),
     "trend": lambda **how: plots.plot_trend(
-        [(datetime(2026, 11, day, tzinfo=UTC), ESTIMATE) for day in (9, 2)], metric="m", reference=ESTIMATE, **how
+        [plots.Trend("v1", ((_day(9), ESTIMATE), (_day(2), ESTIMATE))), plots.Trend("v2", ((_day(16), UNDEFINED),))],
+        metric="m", reference=ESTIMATE, **how
     ),
-}
+    "distributions": lambda **how: plots.plot_distributions(
+        [plots.Distributions("light", (0.1, 0.2), (0.8, 0.9), marked=True), plots.Distributions("size", (1.0,), (2.0,)),
+         plots.Distributions("aspect", (1.0, 2.0), (2.0,))],
+        names=("training", "now"), **how,
+    ),
+}  # fmt: skip
 
 
 def _words(svg: bytes) -> list[str]:
@@ -58,11 +70,14 @@ def test_plots_say_what_they_show() -> None:
     assert {"a", "b", "m, 95 % interval"} <= set(_words(DRAWINGS["forest"]()))
     assert {"bf16", "16,384", "300", "not known"} <= set(_words(DRAWINGS["footprints"]()))
     assert {"a", "b"} <= set(_words(DRAWINGS["histograms"]()))
+    assert {"v1", "v2", "at registration"} <= set(_words(DRAWINGS["trend"]()))
+    assert {"light (differs)", "size", "training", "now"} <= set(_words(DRAWINGS["distributions"]()))
 
 
 def test_a_trend_is_drawn_by_time_whatever_the_order() -> None:
-    points = [(datetime(2026, 11, day, tzinfo=UTC), Estimate(day / 10, 0.0, 1.0)) for day in (9, 2, 5)]
-    assert plots.plot_trend(points, metric="m") == plots.plot_trend(sorted(points), metric="m")
+    points = [(_day(day), Estimate(day / 10, 0.0, 1.0)) for day in (9, 2, 5)]
+    given, ordered = ([plots.Trend("v1", tuple(order))] for order in (points, sorted(points)))
+    assert plots.plot_trend(given, metric="m") == plots.plot_trend(ordered, metric="m")
 
 
 def test_values_of_several_chosen_points_stand_in_the_legend() -> None:

@@ -1,51 +1,24 @@
-"""Plots as bytes: curves, histograms, forest plots, bars and trends, each in a light and a dark look.
+"""Plots of scores: curves over training, histograms, forest plots, bars.
 
-Belongs here: drawing numbers with matplotlib's object interface (no pyplot, no global state).
-Does not belong here: which numbers to draw (`report`) or boxes on photos (`overlay`).
-
-Figures are 5 inches wide with 10 point text: still readable on a phone, and two fit beside each
-other on a desk. matplotlib is imported when the first figure is made: the asset definitions do
-not need it.
+Belongs here: drawing numbers that were measured once. Does not belong here: which numbers to draw (`report`),
+boxes on photos (`overlay`), what changes over the weeks (`monitoring`).
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, legend, panels_of, render
 from nutridet_core.scores import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-Format = Literal["svg", "png"]
 IOU_BINS = 20
-
-_WIDTH = 5.0  # inches
-_PNG_DPI = 160
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colours of a plot. The background is `None` for transparent."""
-
-    ink: str
-    muted: str
-    grid: str
-    background: str | None
-    series: tuple[str, ...]
-
-
-LIGHT = Look("#1f2328", "#68707a", "#dfe3e8", None, ("#0b6bcb", "#d9480f", "#2b8a3e", "#7048e8", "#0c8599", "#c2255c"))
-DARK = Look("#e8eaed", "#9aa4b0", "#353b44", None, ("#6cb6ff", "#ff9d5c", "#69db7c", "#b197fc", "#66d9e8", "#faa2c1"))
-PAPER = Look(LIGHT.ink, LIGHT.muted, LIGHT.grid, "#ffffff", LIGHT.series)
-"""For files that are looked at outside the report."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +50,18 @@ def plot_curves(
         focus: label of the one line to colour; the others stay as thin grey lines on the same axes. Without it
             the values of the chosen points stand in the legend, where they cannot cover each other.
     """
-    figure, axes = _canvas(look, height=3.0)
+    figure, axes = canvas(look, height=3.0)
     for number, line in enumerate(lines):
         if focus in (None, line.label):
-            _draw_line(axes, line, _colour(look, number), look, named=focus is not None or len(lines) == 1)
+            _draw_line(axes, line, colour_of(look, number), look, named=focus is not None or len(lines) == 1)
         else:
             axes.plot(line.steps, [value.value for value in line.values], color=look.muted, linewidth=0.8, alpha=0.5)
     axes.set_xlabel("training step")
     axes.set_ylabel(metric)
     axes.margins(x=0.06)
     axes.set_ylim(*_limits(lines))
-    _legend(axes, look)
-    return _render(figure, look, form)
+    legend(axes, look)
+    return render(figure, look, form)
 
 
 def plot_iou_histograms(
@@ -99,7 +72,7 @@ def plot_iou_histograms(
     Args:
         highlight: subject to colour; without one, all are.
     """
-    figure, panels = _panels(look, rows=len(ious), height=0.5 + 0.62 * len(ious))
+    figure, panels = panels_of(look, rows=len(ious), height=0.5 + 0.62 * len(ious))
     for number, (axes, (label, values)) in enumerate(zip(panels, ious.items(), strict=True)):
         colour = look.series[0] if highlight in (None, label) else look.muted
         axes.hist(values, bins=IOU_BINS, range=(0, 1), color=colour, alpha=0.85, rwidth=0.9)
@@ -110,7 +83,7 @@ def plot_iou_histograms(
         axes.spines["left"].set_visible(False)
         axes.tick_params(labelbottom=number == len(ious) - 1)
     panels[-1].set_xlabel("IoU of each labelled table (dashed: 0.5)")
-    return _render(figure, look, form)
+    return render(figure, look, form)
 
 
 def plot_forest(
@@ -128,7 +101,7 @@ def plot_forest(
         highlight: label of the row to colour.
         zero: draw the line of no difference.
     """
-    figure, axes = _canvas(look, height=0.75 + 0.32 * len(rows), grid="x")
+    figure, axes = canvas(look, height=0.75 + 0.32 * len(rows), grid="x")
     for place, (label, estimate) in enumerate(rows):
         colour = look.series[0] if label == highlight else look.ink
         if np.isfinite([estimate.low, estimate.high]).all():
@@ -140,12 +113,12 @@ def plot_forest(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"{metric}, 95 % interval")
-    return _render(figure, look, form)
+    return render(figure, look, form)
 
 
 def plot_footprints(models: Sequence[Footprint], *, look: Look = LIGHT, form: Format = "svg") -> bytes:
     """Size and time per photo of each model, as bars beside each other."""
-    figure, panels = _panels(look, columns=2, height=0.7 + 0.36 * len(models))
+    figure, panels = panels_of(look, columns=2, height=0.7 + 0.36 * len(models))
     sizes: list[float | None] = [None if model.size_bytes is None else model.size_bytes / 2**20 for model in models]
     times: list[float | None] = [1000 * model.seconds_per_photo for model in models]
     for axes, values, title in zip(panels, (sizes, times), ("size, MiB", "per photo, ms"), strict=True):
@@ -153,36 +126,7 @@ def plot_footprints(models: Sequence[Footprint], *, look: Look = LIGHT, form: Fo
         axes.set_title(title, color=look.ink, fontsize=10, loc="left")
     panels[0].set_yticks(range(len(models)), [model.label for model in models])
     panels[0].tick_params(axis="y", length=0)
-    return _render(figure, look, form)
-
-
-def plot_trend(
-    points: Sequence[tuple[datetime, Estimate]],
-    *,
-    metric: str,
-    reference: Estimate | None = None,
-    look: Look = LIGHT,
-    form: Format = "svg",
-) -> bytes:
-    """A metric over time with its 95 % intervals.
-
-    Args:
-        points: any order; drawn by time.
-        reference: what it was at promotion, drawn as a line with its interval as a band.
-    """
-    figure, axes = _canvas(look, height=3.0)
-    times, values = _by_time(points)
-    if reference is not None:
-        axes.axhspan(reference.low, reference.high, color=look.series[2], alpha=0.15, linewidth=0)
-        axes.axhline(reference.value, color=look.series[2], linewidth=1.2, linestyle="--", label="at promotion")
-    axes.errorbar(
-        times, [value.value for value in values], yerr=_spread(values), color=look.series[0], marker="o", capsize=3,
-        linewidth=1.5, label="re-evaluated",
-    )  # fmt: skip
-    axes.set_ylabel(metric)
-    _date_axis(axes)
-    _legend(axes, look)
-    return _render(figure, look, form)
+    return render(figure, look, form)
 
 
 def _limits(lines: Sequence[Line]) -> tuple[float, float]:
@@ -191,28 +135,6 @@ def _limits(lines: Sequence[Line]) -> tuple[float, float]:
     low, high = (float(np.nanmin(ends)), float(np.nanmax(ends))) if np.isfinite(ends).any() else (0.0, 1.0)
     margin = 0.06 * max(high - low, 0.01)
     return low - margin, high + margin
-
-
-def _by_time(points: Sequence[tuple[datetime, Estimate]]) -> tuple[list[float], list[Estimate]]:
-    """Times as matplotlib's day numbers."""
-    from matplotlib.dates import date2num
-
-    ordered = sorted(points, key=lambda point: point[0])
-    return [float(date2num(time)) for time, _ in ordered], [value for _, value in ordered]
-
-
-def _date_axis(axes: Axes) -> None:
-    """Few, short dates; the year stands once, at the end of the axis."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    locator = AutoDateLocator(minticks=3, maxticks=7)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-
-
-def _spread(values: Sequence[Estimate]) -> list[list[float]]:
-    """Lengths below and above each value, shape (2, n); a bootstrap interval may exclude its point by a rounding."""
-    return [[max(0.0, v.value - v.low) for v in values], [max(0.0, v.high - v.value) for v in values]]
 
 
 def _draw_line(axes: Axes, line: Line, colour: str, look: Look, *, named: bool) -> None:
@@ -243,49 +165,3 @@ def _draw_bars(axes: Axes, values: Sequence[float | None], look: Look) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
-
-
-def _colour(look: Look, number: int) -> str:
-    return look.series[number % len(look.series)]
-
-
-def _canvas(look: Look, *, height: float, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
-    figure, panels = _panels(look, height=height)
-    panels[0].grid(axis=grid, color=look.grid, linewidth=0.8)
-    return figure, panels[0]
-
-
-def _panels(look: Look, *, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot, so that nothing has to be closed and threads do not meet."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor=look.background or "none")
-    panels = [axes for line in figure.subplots(rows, columns, squeeze=False) for axes in line]
-    for axes in panels:
-        axes.set_facecolor("none")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[:].set_color(look.muted)
-        axes.tick_params(colors=look.muted, labelcolor=look.ink)
-        axes.xaxis.label.set_color(look.ink)
-        axes.yaxis.label.set_color(look.ink)
-    return figure, panels
-
-
-def _legend(axes: Axes, look: Look) -> None:
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=False, labelcolor=look.ink, fontsize=9)
-
-
-def _render(figure: Figure, look: Look, form: Format) -> bytes:
-    """The same figure gives the same bytes: no date, no random ids."""
-    import matplotlib
-
-    stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nutridet"}):
-        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        figure.savefig(stream, format=form, dpi=_PNG_DPI, metadata=metadata, facecolor=look.background or "none")
-    # Text stays text; the reader's own interface font is narrower than the one it was laid out with.
-    return (
-        stream.getvalue().replace(b"'DejaVu Sans'", b"system-ui, 'DejaVu Sans'") if form == "svg" else stream.getvalue()
-    )
