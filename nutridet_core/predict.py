@@ -7,12 +7,15 @@ Belongs here: generation through transformers. Does not belong here: loading (`m
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from nutridet_core.answers import Answer, without_terminators
 from nutridet_core.prompts import Contract, prompt_text, resized_size
@@ -46,45 +49,79 @@ def predict(
         progress: called with (done, total) after every batch.
     """
     predictions: list[Prediction] = []
-    for batch in _batches(photos, batch_size):
-        predictions += _predict_batch(
-            model, processor, contract, [open_photo() for open_photo in batch], max_new_tokens
-        )
+    began = time.perf_counter()
+    for sizes, inputs in _prepared(processor, contract, photos, batch_size):
+        texts, scores = generate(model, processor, inputs, max_new_tokens)
+        seconds, began = (time.perf_counter() - began) / len(sizes), time.perf_counter()
+        predictions += [
+            Prediction(contract.read(without_terminators(text), resized_size(contract, *size)), score, seconds)
+            for text, score, size in zip(texts, scores, sizes, strict=True)
+        ]
         progress(len(predictions), len(photos))
     return predictions
 
 
 @torch.inference_mode()
-def _predict_batch(
-    model: Any, processor: Any, contract: Contract, photos: list[Image.Image], max_new_tokens: int
-) -> list[Prediction]:
-    began = time.perf_counter()
-    inputs = encode(processor, contract, photos).to(model.device)
-    output = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
-    )
-    new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
-    scores = _sequence_scores(output.logits, new_tokens, processor.tokenizer.pad_token_id)
-    texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=False)
-    seconds = (time.perf_counter() - began) / len(photos)
-    return [
-        Prediction(contract.read(without_terminators(text), resized_size(contract, *photo.size)), score, seconds)
-        for text, score, photo in zip(texts, scores, photos, strict=True)
-    ]
+def generate(
+    model: Any, processor: Any, inputs: Any, max_new_tokens: int, watch: Sequence[LogitsProcessor] = ()
+) -> tuple[list[str], list[float]]:
+    """The greedy answer to each row of `inputs`, as text with its special tokens, and its score.
+
+    Args:
+        watch: further processors that see each step's logits, and should return them as they are.
+    """
+    confidence = Confidence()
+    tokens = model.generate(
+        **inputs.to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        repetition_penalty=1.0,  # some published models ask for more than 1, which would punish a repeated digit
+        logits_processor=LogitsProcessorList([confidence, *watch]),
+    )[:, inputs["input_ids"].shape[1] :]
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=False)
+    return texts, confidence.of(tokens != processor.tokenizer.pad_token_id)
+
+
+class Confidence(LogitsProcessor):
+    """Remembers the log-probability of the token that greedy decoding takes, and nothing else of the vocabulary."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores, unchanged."""
+        self.steps.append(scores.amax(-1) - scores.logsumexp(-1))
+        return scores
+
+    def of(self, written: torch.Tensor) -> list[float]:
+        """Geometric mean of each row's probabilities over the tokens written, shape `(rows, steps)`."""
+        log_probabilities, weights = torch.stack(self.steps, dim=1), written.float()
+        means = (log_probabilities * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return [float(value) for value in means.exp()]
+
+
+def _prepared(
+    processor: Any, contract: Contract, photos: Sequence[Callable[[], Image.Image]], batch_size: int
+) -> Iterator[tuple[list[tuple[int, int]], Any]]:
+    """Sizes and model inputs of batches; the next batch is prepared while the model answers this one."""
+
+    def prepare(batch: Sequence[Callable[[], Image.Image]]) -> tuple[list[tuple[int, int]], Any]:
+        opened = [open_photo() for open_photo in batch]
+        return [photo.size for photo in opened], encode(processor, contract, opened)
+
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting: deque[Future[tuple[list[tuple[int, int]], Any]]] = deque()
+        for batch in _batches(photos, batch_size):
+            waiting.append(ahead.submit(prepare, batch))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
 
 
 def encode(processor: Any, contract: Contract, photos: list[Image.Image]) -> Any:
     """Model inputs for the contract's question about each photo, left-padded."""
     prompts = [prompt_text(contract, processor)] * len(photos)
     return processor(images=photos, text=prompts, padding=True, padding_side="left", return_tensors="pt")
-
-
-def _sequence_scores(logits: tuple[torch.Tensor, ...], tokens: torch.Tensor, pad: int) -> list[float]:
-    log_probabilities = torch.stack([step.float().log_softmax(-1) for step in logits], dim=1)
-    chosen = log_probabilities.gather(-1, tokens[..., None]).squeeze(-1)
-    written = (tokens != pad).float()
-    means = (chosen * written).sum(1) / written.sum(1).clamp(min=1)
-    return [float(value) for value in means.exp()]
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -9,6 +9,7 @@ data is needed. compressed-tensors does it alone: llm-compressor cannot share an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
         return kept
     family, contract, source = profile.architecture, profile.contract, Source(str(merged))
     model = load_model(source, family, "bf16", contract).to(torch.bfloat16)  # a CPU would have loaded float32
-    set_fp8_scales(model, family)
+    set_fp8_scales(model, ignored_modules(family))
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     require_space(folder, weight_bytes(model), "the FP8 model")
@@ -65,11 +66,11 @@ def ignored_modules(family: Family) -> tuple[str, ...]:
     return (rf"re:^{family.vision_module}\..*", "lm_head")
 
 
-def set_fp8_scales(model: Any, family: Family) -> None:
-    """Attach the FP8_DYNAMIC scheme to every linear layer that may have it and compute weight scales."""
+def set_fp8_scales(model: Any, ignored: Sequence[str]) -> None:
+    """Attach the FP8_DYNAMIC scheme to every linear layer but the ignored ones, and compute weight scales."""
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 
-    config = QuantizationConfig(config_groups={SCHEME: ["Linear"]}, ignore=list(ignored_modules(family)))
+    config = QuantizationConfig(config_groups={SCHEME: ["Linear"]}, ignore=list(ignored))
     apply_quantization_config(model, config)
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)
