@@ -10,15 +10,10 @@ demo: install  ## the whole pipeline on generated photos, with the embedded mode
 	$(BIN)/python -m nutridet_assets.materialize
 	@echo
 	@echo "Photo, leaderboard and curves: $(NUTRIDET_HOME)/artifacts/tiny/leaderboard/report.html"
-	@echo "Asset graph, runs and models: make up, or separately:"
-	@echo "  DAGSTER_HOME=$$PWD/$(NUTRIDET_HOME)/dagster $(BIN)/dagster dev -w workspace.yaml"
-	@echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db"
+	@echo "Asset graph, runs and models in the browser: make up"
 
-# Both on loopback: neither has a login. The first to end, or Ctrl-C, ends the other.
-up: install  ## Dagster on 127.0.0.1:3000 and MLflow on 127.0.0.1:5000
-	DAGSTER_HOME=$$($(BIN)/python -m nutridet_assets.home) && export DAGSTER_HOME && trap 'kill 0' EXIT INT TERM; \
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(NUTRIDET_HOME)/mlflow.db --host 127.0.0.1 & \
-	$(BIN)/dagster dev --host 127.0.0.1 -w workspace.yaml
+up: install  ## Dagster on 127.0.0.1:3000 and MLflow on 127.0.0.1:5000, until Ctrl-C
+	exec $(BIN)/nutridet up
 
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest
@@ -34,7 +29,7 @@ install: $(VENV)/installed
 # The stamp is written last: an interrupted installation is repeated.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,peers]'
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,peers,postgres,s3]'
 	touch $@
 
 clean:  ## everything made here, the environment included

@@ -16,5 +16,6 @@ defs = dg.Definitions(
     jobs=[jobs.pipeline, jobs.train_experiment, jobs.release, jobs.reevaluate],
     schedules=[schedules.reevaluation],
     sensors=[sensors.new_photos],
-    resources={"worker": Worker()},
+    resources={"worker": Worker.configure_at_launch()},
+    executor=dg.in_process_executor,  # the work is done in workers, one at a time; a process per step would add seconds
 )

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Any
 
 import dagster as dg
@@ -55,16 +56,24 @@ class Report:
 
 
 def launch(
-    context: dg.AssetExecutionContext, command: Sequence[str], *, grace_seconds: float = GRACE_SECONDS
+    context: dg.AssetExecutionContext,
+    command: Sequence[str],
+    variables: Mapping[str, str] = MappingProxyType({}),
+    *,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> Report:
-    """Run a command as a Pipes worker, to its end or to the end of this step, whichever is first."""
+    """Run a command as a Pipes worker, to its end or to the end of this step, whichever is first.
+
+    Args:
+        variables: for its environment, beside what this process has.
+    """
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
         own = {RUN_ID: context.run_id, LAUNCHER_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        environment = {**PASSIVE, **os.environ, **own, **session.get_bootstrap_env_vars()}
+        environment = {**PASSIVE, **os.environ, **variables, **own, **session.get_bootstrap_env_vars()}
         with running(command, environment, grace_seconds) as process, listening(process, context.log) as heard:
             _wait(process, heard, context.log.info)
     return Report(process.returncode, tuple(session.get_custom_messages()), "\n".join(heard.tail))

@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 
 from nutridet_core.scores import Scores
+from nutridet_core.settings import Settings
 from nutridet_core.store import digest, read_manifest
 
 SCORES = "scores.json"
@@ -28,16 +29,22 @@ _SHOWN_METRICS = ("mean_iou", "f1_50", "ap", "parse_failure_rate", "false_detect
 def artifact(folder: Path) -> dict[str, Any]:
     """Where an artefact lies and what its manifest says about its making."""
     manifest = read_manifest(folder, verify=False)
+    run = manifest.mlflow_run_id
     known = {
         "path": dg.MetadataValue.path(str(folder)),
         "digest": manifest.digest[:12],
         "made": manifest.created,
         "git commit": manifest.git_commit,
-        "MLflow run": manifest.mlflow_run_id,
+        "MLflow run": mlflow_link(f"/runs/{run}") if run else None,
         "data fingerprint": (manifest.data_fingerprint or "")[:12],
         "contract": (manifest.contract or "")[:12],
     }
     return {name: value for name, value in known.items() if value}
+
+
+def mlflow_link(page: str) -> dg.UrlMetadataValue:
+    """To a page of MLflow. It finds a run by its id alone, whatever stands where the experiment's should."""
+    return dg.MetadataValue.url(f"{Settings().mlflow_page}/#{page}")
 
 
 def version(*folders: Path) -> dg.DataVersion:
@@ -90,7 +97,7 @@ def picture(path: Path) -> dict[str, dg.MarkdownMetadataValue]:
         image.thumbnail((_PICTURE_WIDTH, 3 * _PICTURE_WIDTH))
         image.convert("RGB").save(stream, "JPEG", quality=_JPEG_QUALITY)
     data = base64.b64encode(stream.getvalue()).decode()
-    return {path.stem: dg.MetadataValue.md(f"![{path.stem}](data:image/jpeg;base64,{data})")}
+    return {f"{path.stem} picture": dg.MetadataValue.md(f"![{path.stem}](data:image/jpeg;base64,{data})")}
 
 
 def leaderboard(ranked: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:

@@ -35,21 +35,30 @@ class Worker(dg.ConfigurableResource[None]):
     Anything that runs `nutridet_assets.worker` will do as a command, `accelerate launch -m ...` for one.
     """
 
-    command: list[str] = Field(default_factory=list)
-    """Empty: `nutridet_assets.worker` in this interpreter."""
-    grace_seconds: float = GRACE_SECONDS
-    """How long a cancelled worker may take to end before it is killed."""
+    command: list[str] = Field(
+        default_factory=list, description="What starts a worker. Empty: nutridet_assets.worker in this interpreter."
+    )
+    grace_seconds: float = Field(
+        GRACE_SECONDS, ge=0, le=600, description="How long a cancelled worker may take to end before it is killed."
+    )
 
     def run(
-        self, context: dg.AssetExecutionContext, verb: str, names: Sequence[str] = ()
+        self,
+        context: dg.AssetExecutionContext,
+        verb: str,
+        names: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> Generator[dg.AssetCheckResult, None, dict[str, Any]]:
         """Do a verb in a worker and return what it reported; yields the checks that stopped it, if any did.
+
+        Args:
+            settings: `NUTRIDET_*` variables for this worker only.
 
         Raises:
             Failure: when the worker failed, with its reason.
         """
         command = self.command or [sys.executable, "-m", "nutridet_assets.worker"]
-        report = launch(context, [*command, verb, *names], grace_seconds=self.grace_seconds)
+        report = launch(context, [*command, verb, *names], settings or {}, grace_seconds=self.grace_seconds)
         message = report.messages[-1] if report.messages else {}
         if "failed_audits" in message:
             declared = [key.name for key in context.selected_asset_check_keys]

@@ -6,6 +6,8 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -245,6 +247,13 @@ def client(
         failed += not answered
     if failed:
         raise typer.Exit(1)
+
+
+@command
+def up() -> None:
+    """Start Dagster and MLflow on this machine and print their addresses; Ctrl-C stops both."""
+    # A program of its own, since this package knows no orchestrator; it takes over this process and its signals.
+    os.execv(sys.executable, [sys.executable, "-m", "nutridet_assets.up"])
 
 
 def _context() -> Context:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nutridet_core.errors import SettingsError
 from nutridet_core.experiments import Experiment, load_experiments
 from nutridet_core.hub import require_commit
 from nutridet_core.profiles import Profile, get_profile
+
+LOOPBACK = "127.0.0.1"
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
@@ -34,15 +38,33 @@ class Settings(BaseSettings):
     """A source of its own for the test split; `source` then feeds training and selection only."""
     experiments: Path | None = None
     """TOML file with further experiments."""
+    max_epochs: Annotated[int | None, Field(ge=1)] = None
+    """Cuts every experiment short, instead of the profile's limit."""
     tracking_uri: str | None = None
-    """MLflow server; the default is a SQLite file under `home`."""
+    """MLflow server, or the database of the one that `up` starts; the default is a SQLite file under `home`."""
+    artifact_uri: str | None = None
+    """Where MLflow keeps files, `s3://BUCKET/PATH` for one; the default is a folder under `home`."""
+    dagster_storage: str | None = None
+    """`postgresql+psycopg2://...` for runs and events; the default is SQLite files under `home`."""
+    dagster_port: Port = 3000
+    mlflow_port: Port = 5000
+    """Where `up` lets the two pages listen, on loopback."""
     reevaluation_cron: str = "0 6 * * 1"
     """When `champion` is scored again: Mondays at 6."""
+    alert_webhook: SecretStr | None = None
+    """Address that gets a JSON message when `champion` has become worse."""
 
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _web_address(cls, webhook: SecretStr | None) -> SecretStr | None:
+        if webhook is not None and not webhook.get_secret_value().startswith(("https://", "http://")):
+            raise SettingsError("is no http(s) address", field="NUTRIDET_ALERT_WEBHOOK", remedy="Correct or unset it.")
+        return webhook
 
     @property
     def active_profile(self) -> Profile:
@@ -52,6 +74,8 @@ class Settings(BaseSettings):
             SettingsError: when there is no such profile, or its base model cannot be at that commit.
         """
         profile = get_profile(self.profile)
+        if self.max_epochs:
+            profile = replace(profile, max_epochs=self.max_epochs)
         return profile if self.revision is None else _at(profile, self.revision)
 
     @property
@@ -68,6 +92,20 @@ class Settings(BaseSettings):
     def mlflow_uri(self) -> str:
         """The tracking and registry URI in force."""
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        """The URI below which MLflow keeps files."""
+        return self.artifact_uri or (self.home / "mlartifacts").as_uri()
+
+    @property
+    def mlflow_page(self) -> str:
+        """Where people look at MLflow: the tracking server, or the one that `up` starts."""
+        return (
+            self.mlflow_uri.rstrip("/")
+            if self.mlflow_uri.startswith("http")
+            else f"http://{LOOPBACK}:{self.mlflow_port}"
+        )
 
 
 def _at(profile: Profile, revision: str) -> Profile:

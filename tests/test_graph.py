@@ -46,7 +46,7 @@ def test_photos_become_a_dataset_with_metadata_and_checks(home: Layout) -> None:
     assert made.tags is not None
     assert made.tags["dagster/data_version"] == read_manifest(home.dataset).data_fingerprint
     (report,) = result.asset_materializations_for_node("dataset_report")
-    assert str(report.metadata["samples"].value).startswith("![samples](data:image/jpeg;base64,")
+    assert str(report.metadata["samples picture"].value).startswith("![samples](data:image/jpeg;base64,")
 
 
 def test_a_barcode_in_two_splits_blocks_what_lies_downstream(home: Layout) -> None:

@@ -25,8 +25,10 @@ def leaderboard(context: dg.AssetExecutionContext, worker: Worker) -> Results:
         context.log.warning(f"not scored yet, so not compared: {', '.join(left_out)}")
     yield from worker.run(context, "build_leaderboard", names)
     from nutridet_core.gate import recorded_audits
+    from nutridet_core.store import read_manifest
 
     folder = layout.leaderboard
+    run = read_manifest(folder, verify=False).mlflow_run_id
     board = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
     yield dg.MaterializeResult(
         metadata={
@@ -35,7 +37,8 @@ def leaderboard(context: dg.AssetExecutionContext, worker: Worker) -> Results:
             "winner": board["winner"],
             "leaderboard": metadata.leaderboard(board["rows"]),
             "left out": ", ".join(left_out) or "none",
-            "report": dg.MetadataValue.path(str(folder / "report.html")),
+            "report": metadata.mlflow_link(f"/experiments/-/runs/{run}/artifacts/leaderboard/report.html"),
+            "report file": dg.MetadataValue.path(str(folder / "report.html")),
             **metadata.picture(folder / "leaderboard.png"),
             **metadata.picture(folder / "overlays.png"),
             **metadata.picture(folder / "curves.png"),

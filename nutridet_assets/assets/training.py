@@ -6,11 +6,20 @@ A run covers any number of partitions with one worker per asset; metadata is kep
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from nutridet_assets import checks, metadata
 from nutridet_assets.assets.declare import asset
 from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.layout import Layout
+
+
+class Training(dg.Config):
+    """What a launch may change about training; what is compared stands in the experiments."""
+
+    max_epochs: int | None = Field(
+        None, ge=1, le=10_000, description="Cuts every experiment short, for a first look. Empty: as the profile says."
+    )
 
 
 @asset(
@@ -20,10 +29,11 @@ from nutridet_core.layout import Layout
     per_experiment=True,
     kinds={"pytorch", "huggingface", "mlflow"},
 )
-def adapter(context: dg.AssetExecutionContext, worker: Worker) -> Results:
+def adapter(context: dg.AssetExecutionContext, config: Training, worker: Worker) -> Results:
     """QLoRA fine-tuning; every epoch leaves a sealed checkpoint, and a killed run continues from the last one."""
     names, layout = context.partition_keys, artifacts()
-    yield from worker.run(context, "train_experiments", names)
+    cut = {"NUTRIDET_MAX_EPOCHS": str(config.max_epochs)} if config.max_epochs else {}
+    yield from worker.run(context, "train_experiments", names, cut)
     from nutridet_core.gate import adapter_audits
 
     for name in names:
