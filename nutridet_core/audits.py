@@ -158,9 +158,9 @@ def audit_beats_baseline(comparison: Comparison) -> Audit:
 
 def audit_not_regressed(comparison: Comparison) -> Audit:
     """The champion is not shown to be worse than when it was registered."""
-    return Audit(
-        "not_regressed", comparison.mean_iou.high >= 0, comparison.text, {"difference": comparison.mean_iou.value}
-    )
+    change = comparison.mean_iou
+    evidence = {"difference": change.value, "low": change.low, "high": change.high, "photos": comparison.photos}
+    return Audit("not_regressed", change.high >= 0, comparison.text, {**evidence, "paired": comparison.paired})
 
 
 def audit_merge(comparison: Comparison) -> Audit:

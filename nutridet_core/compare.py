@@ -26,12 +26,17 @@ class Comparison:
     mean_iou: Estimate
     f1_50: Estimate
     same_answers: float
-    """Share of photos on which both wrote the same text."""
+    """Share of photos on which both wrote the same text; NaN when they answered about different photos."""
 
     @property
     def better(self) -> bool:
         """Whether `second` has the higher mean IoU beyond chance: the whole interval lies above 0."""
         return self.mean_iou.low > 0
+
+    @property
+    def paired(self) -> bool:
+        """Whether both were scored on the same photos."""
+        return math.isfinite(self.same_answers)
 
     @property
     def text(self) -> str:

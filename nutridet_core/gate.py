@@ -25,7 +25,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "merged_model": ("merge_base",),
     "fp8_model": ("fp8_modules",),
     "release_scores": ("merge_parity", "fp8_parity"),
-    "champion_reevaluation": ("not_regressed",),
+    "champion_reevaluation": ("not_regressed", "inputs_like_training"),
 }
 """Audits that a manifest of each asset must carry; a missing one counts as failed."""
 

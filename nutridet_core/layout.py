@@ -63,6 +63,10 @@ class Layout:
         """Test scores of a release's merged weights when it was registered; never overwritten."""
         return self.root / "releases" / release / "reference_scores"
 
+    def training_inputs(self, release: str) -> Path:
+        """What was measured on the photos that a release was trained on; never overwritten."""
+        return self.root / "releases" / release / "training_inputs"
+
     @property
     def release_report(self) -> Path:
         """Parity of merged and FP8 weights with what was chosen."""
@@ -82,3 +86,8 @@ class Layout:
     def reevaluations(self) -> Path:
         """One folder per re-evaluation of the champion, named by time."""
         return self.root / "reevaluations"
+
+    @property
+    def monitoring(self) -> Path:
+        """Trend over all re-evaluations, and drift of the newest one's photos."""
+        return self.root / "monitoring"

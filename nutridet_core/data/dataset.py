@@ -117,8 +117,13 @@ def load_records(folder: Path, split: Split) -> list[Record]:
 
 def open_photos(folder: Path, split: Split) -> list[Callable[[], Pillow.Image]]:
     """A function per photo that opens it, in the order of `load_records`."""
+    return [lambda read=read: load_photo(read()) for read in photo_files(folder, split)]  # type: ignore[misc]
+
+
+def photo_files(folder: Path, split: Split) -> list[Callable[[], bytes]]:
+    """A function per photo that gives its file, an upright RGB JPEG or PNG, in the order of `load_records`."""
     rows = load_split(folder, split).select_columns("image").cast_column("image", Image(decode=False))
-    return [lambda index=index: load_photo(rows[index]["image"]["bytes"]) for index in range(len(rows))]  # type: ignore[misc]
+    return [lambda index=index: rows[index]["image"]["bytes"] for index in range(len(rows))]  # type: ignore[misc]
 
 
 def check_boxes(folder: Path) -> list[str]:

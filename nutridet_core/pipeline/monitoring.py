@@ -1,22 +1,29 @@
-"""Monitoring: the champion scored again, and held to what it scored when it was registered."""
+"""Monitoring: the champion scored again, and held to what it scored when it was registered.
+
+Belongs here: carrying out a re-evaluation. Does not belong here: what all of them show (`history`), or
+telling anyone (`alerts`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from nutridet_core.audits import audit_not_regressed
 from nutridet_core.compare import Comparison, compare, compare_unpaired
+from nutridet_core.drift import audit_inputs, compare_inputs, measure
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import answer_split, load_samples, load_scores, save_scores
 from nutridet_core.pipeline.context import Context, progress
+from nutridet_core.pipeline.history import STAMP, Reevaluation, past_reevaluations, write_history
+from nutridet_core.pipeline.inputs import training_inputs
 from nutridet_core.pipeline.release import model_registry
 from nutridet_core.registry import CHAMPION, Release
-from nutridet_core.scores import Sample, Scores, score
-from nutridet_core.store import MANIFEST, Manifest, read_manifest
+from nutridet_core.scores import Sample, score
+from nutridet_core.store import Manifest, read_manifest
 
-_RUN = "champion re-evaluation"
-_STAMP = "%Y%m%dT%H%M%S.%fZ"
+RUN = "champion re-evaluation"
+STAGE = "monitoring"
 
 
 def reevaluate_champion(context: Context) -> Manifest:
@@ -42,39 +49,47 @@ def reevaluate_champion(context: Context) -> Manifest:
     return _keep(context, version, release, samples)
 
 
-def past_reevaluations(context: Context) -> list[tuple[datetime, Scores]]:
-    """(when, scores) of every re-evaluation, oldest first."""
-    return [(_when(folder), load_scores(folder)) for folder in _folders(context)]
-
-
 def _keep(context: Context, version: str, release: Release, samples: list[Sample]) -> Manifest:
-    now = datetime.now(UTC)
-    folder = context.layout.reevaluations / now.strftime(_STAMP)
-    run_id = context.open_run(_RUN, {"release": release.name, "version": version}, stage="monitoring")
-    audit = audit_not_regressed(_against_registration(context, release, samples))
+    folder = context.layout.reevaluations / datetime.now(UTC).strftime(STAMP)
+    known = {"release": release.name, "version": version}
+    run_id = context.open_run(RUN, known, stage=STAGE)
+    training, now = training_inputs(context, release.name), measure(context.layout.dataset, "test")
+    audits = [
+        audit_not_regressed(_against_registration(context, release, samples)),
+        audit_inputs(compare_inputs(training, now)),
+    ]
     manifest = Manifest(
         kind="scores",
         name=f"champion v{version}",
         contract=context.profile.contract.hash,
         data_fingerprint=context.fingerprint,
-        config={"release": release.name, "version": version},
-        facts={"audits": {audit.name: audit.to_dict()}, "version": version, "release": release.name},
+        config=known,
+        facts={"audits": {audit.name: audit.to_dict() for audit in audits}, **known},
         mlflow_run_id=run_id,
     )
     with context.tracker.step(run_id):
         save_scores(folder, f"champion v{version}", "test", samples, manifest)
-        _record(context)
-    context.log(audit.summary)
+        found = past_reevaluations(context.layout)
+        registered = load_scores(context.layout.reference_scores(release.name))
+        write_history(context.layout.monitoring, found, registered, (training, now))
+        _record(context, found)
+        context.tracker.log_folder(run_id, context.layout.monitoring, "monitoring")
+    for audit in audits:
+        context.log(f"{audit.name}: {audit.summary}")
     return read_manifest(folder)
 
 
-def _record(context: Context) -> None:
-    """Log to MLflow what it does not know yet: the newest re-evaluation, and those that were killed before this."""
-    for folder in _folders(context):
-        run_id = context.run_of(read_manifest(folder, kind="scores", verify=False), _RUN, stage="monitoring")
-        metrics, step = load_scores(folder).mlflow_metrics, int(_when(folder).timestamp())
-        if not context.tracker.has_metrics(run_id, metrics, step):
-            context.tracker.log_metrics(run_id, metrics, step)
+def _record(context: Context, found: Sequence[Reevaluation]) -> None:
+    """Tell MLflow what it does not know yet: the newest re-evaluation, and those that were killed before this.
+
+    Metrics last: where they are, the files are too.
+    """
+    for each in found:
+        run_id = context.run_of(each.manifest, RUN, stage=STAGE)
+        step = int(each.when.timestamp())
+        if not context.tracker.has_metrics(run_id, each.metrics, step):
+            context.tracker.log_folder(run_id, each.folder, f"reevaluations/{each.folder.name}")
+            context.tracker.log_metrics(run_id, each.metrics, step)
 
 
 def _against_registration(context: Context, release: Release, samples: list[Sample]) -> Comparison:
@@ -84,12 +99,3 @@ def _against_registration(context: Context, release: Release, samples: list[Samp
     if registered.data_fingerprint == context.fingerprint:
         return compare("at registration", "now", load_samples(folder), samples)
     return compare_unpaired("at registration", "now", load_scores(folder), score("champion", "test", samples))
-
-
-def _folders(context: Context) -> list[Path]:
-    """Of all re-evaluations, oldest first."""
-    return sorted(path.parent for path in context.layout.reevaluations.glob(f"*/{MANIFEST}"))
-
-
-def _when(folder: Path) -> datetime:
-    return datetime.strptime(folder.name, _STAMP).replace(tzinfo=UTC)

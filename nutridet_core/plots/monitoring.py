@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, legend, panels_of, render
+from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, panels_of, render
 from nutridet_core.scores import Estimate
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot_trend(
     Args:
         reference: what it was at registration, drawn as a line with its interval as a band.
     """
-    figure, axes = canvas(look, height=3.0)
+    figure, axes = canvas(look, height=3.0 + 0.2 * len(trends))
     if reference is not None:
         axes.axhspan(reference.low, reference.high, color=look.series[2], alpha=0.15, linewidth=0)
         axes.axhline(reference.value, color=look.series[2], linewidth=1.2, linestyle="--", label="at registration")
@@ -63,7 +63,7 @@ def plot_trend(
         _draw_trend(axes, trend, colour_of(look, number))
     axes.set_ylabel(f"{metric}, 95 % interval")
     _date_axis(axes)
-    legend(axes, look)
+    figure.legend(loc="outside lower center", frameon=False, labelcolor=look.ink, fontsize=9)
     return render(figure, look, form)
 
 
