@@ -161,6 +161,25 @@ def register() -> None:
 
 
 @command
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="Version that becomes champion; the one before it when not given.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="Written down in the registry.")] = "rolled back",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Make another version champion, after verifying its files; gateways that serve the alias follow."""
+    from nutridet_core.pipeline.rollback import plan_rollback
+
+    plan = plan_rollback(_context(), to)
+    typer.echo(plan.text)
+    if not yes:
+        typer.confirm("Move the alias?", abort=True)
+    plan.carry_out(why)
+    typer.echo(f"champion: version {plan.target}")
+
+
+@command
 def reevaluate() -> None:
     """Score the champion again and compare with its registration."""
     from nutridet_core.pipeline.monitoring import reevaluate_champion

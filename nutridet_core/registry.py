@@ -1,27 +1,45 @@
 """The model registry: a version is a release, merged and FP8 weights that passed the gate together.
 
-Belongs here: versions, aliases, promotion. Does not belong here: what a release must pass (`gate`).
+Belongs here: versions, aliases, promotion and its record. Does not belong here: what a release must pass
+(`gate`), or which version an operator wants back (`pipeline.rollback`).
 
 `challenger` is the newest version that passed; `champion` is the one in use. Weights stay where
 they are, in a folder of their own that no later run overwrites; the version carries their paths and
 digests, and whoever loads them compares.
+
+Every move of `champion` is written down in tags of the versions, before the alias moves: who, when, why, and
+which version was replaced. An alias that was moved by hand in MLflow leaves no such record.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nutridet_core.compare import Comparison
 from nutridet_core.errors import ArtifactError
+from nutridet_core.settings import Settings
 from nutridet_core.store import read_manifest
-from nutridet_core.tracking import Tracker
+from nutridet_core.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+_PROMOTED, _WITHDRAWN = "champion.promoted", "champion.withdrawn"
+_REPLACED = "champion.replaced"
+"""Tags of a version: what they begin with, and the version whose place it took."""
+_DESCRIPTION = """Finds nutrition tables in product photos. A version is a release: merged and FP8 weights that
+passed every audit together; its tags say where they lie and what their digests are.
+
+- `champion` is served (`nutridet serve models:/{model}@champion`) and scored again on schedule
+- `challenger` is the newest version
+- `nutridet rollback` gives `champion` back to the version before
+"""
 _NO_SUCH_ALIAS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's words for a model that is not there, and for a model without the alias."""
 
@@ -49,7 +67,7 @@ class Release:
                 raise ArtifactError(
                     "is not what was registered",
                     where=folder,
-                    remedy="Restore it, or give the alias to another version in MLflow.",
+                    remedy="Restore it, or give the alias to another version: `nutridet rollback --to VERSION`.",
                 )
 
     @property
@@ -82,9 +100,44 @@ class Registry:
         self.tracker.client.set_registered_model_alias(self.model, CHALLENGER, version.version)
         return str(version.version)
 
-    def promote(self, version: str) -> None:
-        """Make a version the champion."""
-        self.tracker.client.set_registered_model_alias(self.model, CHAMPION, version)
+    def promote(self, version: str, why: str) -> None:
+        """Make a version the champion in place of the one there is."""
+        holder = self.holder(CHAMPION)
+        if holder is not None and holder[0] != version:
+            self._tag(version, _REPLACED, holder[0])
+        self._give_champion(version, why)
+
+    def withdraw(self, version: str, target: str, why: str) -> None:
+        """Give the champion's alias to `target`; `version` is not promoted again by itself.
+
+        What `target` once replaced stays written down: the next step back goes further back.
+        """
+        self._write_down(version, _WITHDRAWN, why)
+        self._give_champion(target, why)
+
+    def withdrawn(self, version: str) -> str | None:
+        """Who withdrew a version, when and why; None when nobody did, or it was given the alias again since."""
+        tags = self._tags(version)
+        if f"{_WITHDRAWN}.why" not in tags:
+            return None
+        who, when, why = (tags[f"{_WITHDRAWN}.{part}"] for part in ("by", "at", "why"))
+        return f"withdrawn by {who} at {when}: {why}"
+
+    def replaced_by(self, version: str) -> str | None:
+        """The version whose place this one took when it was promoted; None where that was not written down."""
+        return self._tags(version).get(_REPLACED)
+
+    def release_of(self, version: str) -> Release:
+        """The release that a version stands for.
+
+        Raises:
+            ArtifactError: naming the versions there are.
+        """
+        found = {str(found.version): found for found in self._versions()}
+        if version not in found:
+            known = ", ".join(sorted(found, key=int)) or "none"
+            raise ArtifactError(f"no version {version}", where=self.model, remedy=f"There are: {known}.")
+        return Release.from_tags(found[version].tags)
 
     def holder(self, alias: str) -> tuple[str, Release] | None:
         """(version, release) that carries an alias; None only when the registry says that nobody does."""
@@ -108,16 +161,38 @@ class Registry:
         try:
             champion.verify()
         except ArtifactError as error:
+            back = self.replaced_by(version)
+            command = f"`nutridet rollback` gives it to version {back}" if back else "`nutridet rollback --to VERSION`"
             raise ArtifactError(
                 f"weights of the champion, version {version} of {self.model}: {error.problem}",
                 where=error.where,
                 field=error.field,
-                remedy=f"Restore {champion.name}, or take the alias {CHAMPION!r} from version {version} in MLflow: "
-                "the next release to be registered then becomes champion without a comparison.",
+                remedy=f"Restore {champion.name}, or give the alias {CHAMPION!r} to another version: {command}.",
             ) from error
 
+    def _give_champion(self, version: str, why: str) -> None:
+        client, tags = self.tracker.client, self._tags(version)
+        for tag in (tag for tag in tags if tag.startswith(_WITHDRAWN)):
+            client.delete_model_version_tag(self.model, version, tag)
+        self._write_down(version, _PROMOTED, why)
+        client.set_registered_model_alias(self.model, CHAMPION, version)
+
+    def _write_down(self, version: str, what: str, why: str) -> None:
+        """Why last: a record without it was cut off, and counts as none."""
+        for part, value in (("by", _who()), ("at", datetime.now(UTC).isoformat(timespec="seconds")), ("why", why)):
+            self._tag(version, f"{what}.{part}", value)
+
+    def _tag(self, version: str, name: str, value: str) -> None:
+        self.tracker.client.set_model_version_tag(self.model, version, name, value)
+
+    def _tags(self, version: str) -> dict[str, str]:
+        return dict(self.tracker.client.get_model_version(self.model, version).tags)
+
+    def _versions(self) -> list[ModelVersion]:
+        return list(self.tracker.client.search_model_versions(f"name = '{self.model}'"))
+
     def _find(self, release: Release) -> ModelVersion | None:
-        for version in self.tracker.client.search_model_versions(f"name = '{self.model}'"):
+        for version in self._versions():
             if release.tags.items() <= version.tags.items():
                 return version
         return None
@@ -125,18 +200,35 @@ class Registry:
     def _create(self, release: Release, run_id: str, metrics: dict[str, float], description: str) -> ModelVersion:
         client = self.tracker.client
         if not client.search_registered_models(f"name = '{self.model}'"):
-            client.create_registered_model(self.model, description="Nutrition table detector: merged and FP8 weights.")
+            client.create_registered_model(self.model, description=_DESCRIPTION.format(model=self.model))
         logged = client.create_logged_model(
             self.tracker.experiment_id, name=release.name, source_run_id=run_id, tags=release.tags, model_type="release"
         )
-        for name, value in metrics.items():
-            client.log_metric(run_id, name, value, model_id=logged.model_id)
+        self.tracker.log_metrics(run_id, metrics, model_id=logged.model_id)
         client.finalize_logged_model(logged.model_id, "READY")
         return client.create_model_version(
             self.model, f"models:/{logged.model_id}", run_id=run_id, tags=release.tags, description=description
         )
 
 
+def open_registry(settings: Settings) -> Registry:
+    """The registered model of the active profile."""
+    return Registry(open_tracker(settings), model_name(settings))
+
+
+def model_name(settings: Settings) -> str:
+    """Of the registered model of the active profile."""
+    return f"nutridet-{settings.active_profile.name}"
+
+
 def may_replace(comparison: Comparison) -> bool:
     """Whether a challenger may become champion: its mean IoU is not below the champion's on the same photos."""
     return comparison.mean_iou.value >= 0
+
+
+def _who() -> str:
+    """The user that this process runs as; its number where the system has no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

@@ -14,6 +14,7 @@ from nutridet_core.evaluate import load_samples, save_scores
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.monitoring import reevaluate_champion
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release, subject
+from nutridet_core.pipeline.rollback import plan_rollback
 from nutridet_core.registry import CHALLENGER, CHAMPION, Registry, Release, may_replace
 from nutridet_core.scores import Estimate, Sample
 from nutridet_core.store import is_complete, read_manifest
@@ -105,11 +106,11 @@ def test_a_champion_whose_weights_are_lost_is_replaced_only_knowingly(context: C
         with pytest.raises(ArtifactError, match="no manifest") as error:
             verb(context)
         assert str(error.value).startswith(f"{lost}: weights of the champion, version 1 of nutridet-tiny: ")
-        assert "take the alias 'champion' from version 1" in str(error.value.remedy)
+        assert "rollback --to VERSION" in str(error.value.remedy)
     assert registry.holder(CHAMPION) == ("1", champion)
-    context.tracker.client.delete_registered_model_alias(registry.model, CHAMPION)  # what the remedy says
-    assert register_release(context)["verdict"] == "first champion"
+    plan_rollback(context, "2").carry_out("the champion's files are lost")  # what the remedy says
     assert registry.holder(CHAMPION) == ("2", released(context))
+    assert register_release(context)["verdict"] == "is champion already"
 
 
 def test_other_fp8_weights_are_another_version(context: Context) -> None:
@@ -163,7 +164,7 @@ def test_a_registry_that_does_not_answer_is_no_registry_without_a_champion(
     from mlflow.exceptions import MlflowException
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    nobody = Tracker("http://127.0.0.1:9", "nutridet/tiny", tmp_path)
+    nobody = Tracker("http://127.0.0.1:9", "nutridet/tiny", tmp_path.as_uri())
     with pytest.raises(MlflowException):
         Registry(nobody, "nutridet-tiny").holder(CHAMPION)
 

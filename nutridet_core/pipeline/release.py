@@ -14,8 +14,9 @@ from nutridet_core.compare import compare
 from nutridet_core.evaluate import load_samples, load_scores
 from nutridet_core.pipeline.comparison import best_experiment
 from nutridet_core.pipeline.context import Context, score_model
+from nutridet_core.pipeline.inputs import keep_training_inputs
 from nutridet_core.pipeline.training import chosen_checkpoint
-from nutridet_core.registry import CHAMPION, Registry, Release, may_replace
+from nutridet_core.registry import CHAMPION, Registry, Release, may_replace, open_registry
 from nutridet_core.scores import Scores
 from nutridet_core.store import Manifest, is_complete, read_manifest, reusable, seal, write_json, writing
 
@@ -72,10 +73,12 @@ def register_release(context: Context) -> dict[str, Any]:
     release = read_release(context, current)
     release.verify()
     report = read_manifest(context.layout.release_report, kind="release_report")
+    keep_training_inputs(context, release.name)
     registry = model_registry(context)
     scores = load_scores(_keep_reference(context, release))
     description = (
-        f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.photos}"
+        f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.photos}, "
+        f"photos {context.fingerprint[:7]}"
     )
     version = registry.register(release, str(report.mlflow_run_id), scores.mlflow_metrics, description)
     verdict = _challenge(context, registry, version, release)
@@ -115,7 +118,7 @@ def read_release(context: Context, current: dict[str, str]) -> Release:
 
 def model_registry(context: Context) -> Registry:
     """The registered model of the active profile."""
-    return Registry(context.tracker, f"nutridet-{context.profile.name}")
+    return open_registry(context.settings)
 
 
 def subject(release: str, weights: str) -> str:
@@ -195,11 +198,13 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     """Promote when there is no champion yet, or when it is not worse than the champion on today's test photos."""
     holder = registry.holder(CHAMPION)
     if holder is None:
-        registry.promote(version)
+        registry.promote(version, "first champion")
         return "first champion"
     champion_version, champion = holder
     if champion_version == version:
         return "is champion already"
+    if reason := registry.withdrawn(version):
+        return f"stays challenger: {reason}; `nutridet rollback --to {version}` makes it champion again"
     registry.verify_champion(champion_version, champion)
     run_id = context.open_run(f"champion {champion.name}", champion.tags, stage="release")
     score_weights(context, champion.name, "merged", champion.merged, run_id)
@@ -208,6 +213,6 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     )
     comparison = compare(f"champion v{champion_version}", f"v{version}", before, after)
     if may_replace(comparison):
-        registry.promote(version)
+        registry.promote(version, comparison.text)
         return f"new champion: {comparison.text}"
     return f"stays challenger: {comparison.text}"
