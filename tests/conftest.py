@@ -75,7 +75,7 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nutridet_core.tracking import Tracker
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert Tracker(f"sqlite:///{file}", "unused", file.parent).client.search_experiments()
+    assert Tracker(f"sqlite:///{file}", "unused", file.parent.as_uri()).client.search_experiments()
     return file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nutridet_core.tracking import KEY, Tracker
 
 @pytest.fixture
 def tracker(home: Path) -> Tracker:
-    return Tracker(f"sqlite:///{home / 'mlflow.db'}", "nutridet/test", home / "mlartifacts")
+    return Tracker(f"sqlite:///{home / 'mlflow.db'}", "nutridet/test", (home / "mlartifacts").as_uri())
 
 
 def test_a_run_is_found_again_by_its_key(tracker: Tracker) -> None:
@@ -99,7 +100,8 @@ def test_a_folder_becomes_artefacts(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.open_run("leaderboard", "key")
     tracker.log_folder(run, tmp_path / "report", "leaderboard")
     assert [file.path for file in tracker.client.list_artifacts(run, "leaderboard")] == ["leaderboard/page.html"]
-    assert list(tracker.artifacts.rglob("page.html")), "artefacts lie under the home"
+    under_the_home = Path(tracker.artifacts.removeprefix("file://"))
+    assert list(under_the_home.rglob("page.html"))
 
 
 def test_two_trackers_in_one_process_do_not_meet(tracker: Tracker, tmp_path: Path) -> None:
@@ -113,3 +115,45 @@ def test_two_trackers_in_one_process_do_not_meet(tracker: Tracker, tmp_path: Pat
             each.client.create_registered_model("m")
         each.client.create_model_version("m", f"models:/{logged.model_id}", run_id=run)
     assert [len(each.client.search_model_versions("name = 'm'")) for each in (tracker, other)] == [2, 1]
+
+
+def test_runs_of_one_dataset_are_shown_under_its_run(tracker: Tracker) -> None:
+    parent = tracker.open_group("dataset 8175501", "fingerprint", tags={"nutridet.stage": "dataset"})
+    assert tracker.open_group("dataset 8175501", "fingerprint", tags={}) == parent
+    child = tracker.open_run("exp1a", "key", parent=parent)
+    assert tracker.client.get_run(parent).info.status == "FINISHED"
+    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_logged_model_has_its_metrics_and_is_found_again(tracker: Tracker) -> None:
+    run, other = (tracker.open_run(name, name) for name in ("exp1a", "exp1b"))
+    made = [
+        tracker.logged_model("exp1a-checkpoint-4", "digest", run, kind="adapter", params={"step": 4}, tags={"a": "b"})
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    assert tracker.logged_model("exp1b-checkpoint-4", "digest", other, kind="adapter", params={}, tags={}) != made[0]
+    tracker.log_metrics(run, {"test.mean_iou": 0.5, "nan": float("nan")}, 4, model_id=made[0])
+    model = tracker.client.get_logged_model(made[0])
+    assert [(point.key, point.value, point.step) for point in model.metrics] == [("test.mean_iou", 0.5, 4)]
+    assert (model.name, model.params["step"], model.status) == ("exp1a-checkpoint-4", "4", "READY")
+    assert tracker.client.get_run(run).data.metrics == {"test.mean_iou": 0.5}
+
+
+def test_the_machine_is_watched_while_a_step_runs(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run = tracker.open_run("exp1a", "key")
+
+    def samples() -> int:
+        return len(tracker.client.get_metric_history(run, "system/cpu_utilization_percentage"))
+
+    with tracker.step(run):
+        while not samples():
+            time.sleep(0.1)
+    before = samples()
+    assert tracker.client.get_run(run).data.metrics["system/system_memory_usage_megabytes"] > 0
+    with tracker.step(run):  # reopened: it goes on where it was
+        while samples() == before:
+            time.sleep(0.1)
+    steps = [point.step for point in tracker.client.get_metric_history(run, "system/cpu_utilization_percentage")]
+    assert sorted(set(steps)) == list(range(len(steps)))

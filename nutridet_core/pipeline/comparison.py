@@ -18,7 +18,7 @@ from nutridet_core.pipeline.baseline import BASELINE, PEER
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.training import read_choice
 from nutridet_core.priors import trivial_priors
-from nutridet_core.report import Curve, Kind, Row, leaderboard_text, write_report
+from nutridet_core.report import Curve, Kind, Row, leaderboard_markdown, leaderboard_text, write_report
 from nutridet_core.scores import Scores
 from nutridet_core.store import (
     MANIFEST,
@@ -67,8 +67,19 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
         )
         sealed = seal(draft, manifest)
         context.tracker.log_folder(run_id, draft, "leaderboard")
+    _tell_mlflow(context, run_id, rows, against_baseline)
     context.log(leaderboard_text(rows))
     return sealed
+
+
+def _tell_mlflow(context: Context, run_id: str, rows: Sequence[Row], winner: Comparison) -> None:
+    """The table and the winner's scores, also at the run of the dataset: two datasets are compared by these."""
+    scores = next(row.scores for row in rows if row.name == winner.second)
+    gain = {"gain.mean_iou": winner.mean_iou.value, "gain.mean_iou_low": winner.mean_iou.low}
+    metrics = {**scores.mlflow_metrics, **gain, "gain.mean_iou_high": winner.mean_iou.high}
+    for run in (run_id, context.dataset_run):
+        context.tracker.describe(run, f"{winner.text}\n\n{leaderboard_markdown(rows)}")
+        context.tracker.log_metrics(run, metrics)
 
 
 def leaderboard_rows(context: Context, names: Sequence[str]) -> list[Row]:

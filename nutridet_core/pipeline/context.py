@@ -18,7 +18,7 @@ from nutridet_core.profiles import Profile
 from nutridet_core.scores import Sample, Scores
 from nutridet_core.settings import Settings
 from nutridet_core.store import Manifest, digest, read_manifest, reusable
-from nutridet_core.tracking import Tracker
+from nutridet_core.tracking import Tracker, open_tracker
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -43,9 +43,7 @@ class Context:
     @cached_property
     def tracker(self) -> Tracker:
         """MLflow, one experiment per profile."""
-        home = self.settings.home
-        home.mkdir(parents=True, exist_ok=True)
-        return Tracker(self.settings.mlflow_uri, f"nutridet/{self.profile.name}", home / "mlartifacts")
+        return open_tracker(self.settings)
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of that name.
@@ -71,12 +69,25 @@ class Context:
         return manifest.data_fingerprint
 
     def open_run(self, name: str, config: Any, *, stage: str) -> str:
-        """The MLflow run of a subject, the same for the same inputs."""
-        run = self.tracker.open_run(name, digest([name, config]), tags={"nutridet.stage": stage})
+        """The MLflow run of a subject, the same for the same inputs, shown under the run of the dataset."""
+        tags = {"nutridet.stage": stage}
+        run = self.tracker.open_run(name, digest([name, config]), tags=tags, parent=self.dataset_run)
         self.tracker.log_params(run, config)
-        source = self.settings.source or self.profile.source
-        self.tracker.log_dataset(run, "nutrition_dataset", self.fingerprint, source)
+        self._log_dataset(run)
         return run
+
+    @property
+    def dataset_run(self) -> str:
+        """The MLflow run of today's dataset: what was made from the same photos is shown under it."""
+        tags = {"nutridet.stage": "dataset"}
+        run = self.tracker.open_group(f"dataset {self.fingerprint[:7]}", self.fingerprint, tags=tags)
+        self._log_dataset(run)
+        return run
+
+    def _log_dataset(self, run_id: str) -> None:
+        splits = read_manifest(self.layout.dataset, kind="dataset", verify=False).facts.get("splits", {})
+        source = self.settings.source or self.profile.source
+        self.tracker.log_dataset(run_id, "nutrition_dataset", self.fingerprint, source, splits)
 
     def run_of(self, manifest: Manifest, name: str, *, stage: str) -> str:
         """The MLflow run that made an artefact; opened anew where MLflow no longer has it."""
@@ -95,18 +106,20 @@ def score_model(
     load: Callable[[], tuple[Any, Any]],
     run_id: str,
     step: int = 0,
+    model_id: str | None = None,
     check: Callable[[Any, Any], dict[str, Any]] = lambda model, processor: {},
 ) -> Scores:
     """Score a model on a split, or take the scores that are there.
 
     Args:
         step: where on MLflow's step axis the scores go: a checkpoint's training step.
+        model_id: MLflow's logged model, which the scores are shown with.
         weights: digest of what is scored; with the dataset and the contract it decides about reuse.
         load: gives (model, processor); not called when the scores are there.
         check: looks at the loaded model before it answers; what it returns goes into the manifest.
     """
     config = scores_config(context, weights)
-    kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step)
+    kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step, model_id=model_id)
     if kept:
         return kept
     model, processor = load()
@@ -119,7 +132,9 @@ def score_model(
         split,
         progress=progress(context, f"{subject} on {split}"),
     )
-    return keep_scores(context, subject, split, samples, config=config, facts=facts, run_id=run_id, step=step)
+    return keep_scores(
+        context, subject, split, samples, config=config, facts=facts, run_id=run_id, step=step, model_id=model_id
+    )
 
 
 def scores_config(context: Context, weights: str) -> dict[str, Any]:
@@ -133,7 +148,14 @@ def scores_config(context: Context, weights: str) -> dict[str, Any]:
 
 
 def kept_scores(
-    context: Context, subject: str, split: Split, *, config: dict[str, Any], run_id: str, step: int = 0
+    context: Context,
+    subject: str,
+    split: Split,
+    *,
+    config: dict[str, Any],
+    run_id: str,
+    step: int = 0,
+    model_id: str | None = None,
 ) -> Scores | None:
     """The scores that are there under this configuration, if there are any.
 
@@ -148,7 +170,7 @@ def kept_scores(
         return None
     context.log(f"{subject}: already scored on {split}")
     scores, own = load_scores(folder), manifest.mlflow_run_id
-    _record(context, folder, scores, own if own and context.tracker.has_run(own) else run_id, step)
+    _record(context, folder, scores, own if own and context.tracker.has_run(own) else run_id, step, model_id)
     return scores
 
 
@@ -162,6 +184,7 @@ def keep_scores(
     facts: dict[str, Any],
     run_id: str,
     step: int = 0,
+    model_id: str | None = None,
 ) -> Scores:
     """Write samples and scores, and tell MLflow."""
     folder = context.layout.scores(subject, split)
@@ -175,16 +198,18 @@ def keep_scores(
         mlflow_run_id=run_id,
     )
     scores = save_scores(folder, subject, split, samples, manifest)
-    _record(context, folder, scores, run_id, step)
+    _record(context, folder, scores, run_id, step, model_id)
     context.log(f"{subject} on {split}: {scores.headline}")
     return scores
 
 
-def _record(context: Context, folder: Path, scores: Scores, run_id: str, step: int) -> None:
+def _record(
+    context: Context, folder: Path, scores: Scores, run_id: str, step: int, model_id: str | None = None
+) -> None:
     """Log scores to MLflow, metrics last: where they are, the files are too."""
     if not context.tracker.has_metrics(run_id, scores.mlflow_metrics, step):
         context.tracker.log_folder(run_id, folder, f"scores/{scores.subject}/{scores.split}")
-        context.tracker.log_metrics(run_id, scores.mlflow_metrics, step)
+        context.tracker.log_metrics(run_id, scores.mlflow_metrics, step, model_id=model_id)
 
 
 def progress(context: Context, what: str) -> Callable[[int, int], None]:

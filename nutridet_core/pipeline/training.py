@@ -13,7 +13,7 @@ from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
 from nutridet_core.pipeline.context import Context, score_model
 from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest, read_manifest, reusable, seal, write_json, writing
+from nutridet_core.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
 
 CHOICE = "choice.json"
 
@@ -40,6 +40,7 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
                 mlflow_run_id=run_id,
                 features=features,
             )
+            context.tracker.log_file(run_id, run.folder / MANIFEST, "adapter")
             manifests.append(manifest)
     return manifests
 
@@ -142,15 +143,28 @@ def _score(
     sealed = read_manifest(checkpoint, kind="checkpoint")
     _require_same_dataset(context, sealed, checkpoint)
     trained = read_manifest(context.layout.adapter(name), kind="adapter", verify=False)
+    run_id = context.run_of(trained, name, stage="training")
     return score_model(
         context,
         subject,
         split,
         weights=sealed.digest,
         load=lambda: wear(checkpoint),
-        run_id=context.run_of(trained, name, stage="training"),
+        run_id=run_id,
         step=int(sealed.facts["step"]),
+        model_id=_logged_model(context, name, checkpoint, sealed, run_id),
         check=lambda model, processor: _audit(context, sealed, model, processor),
+    )
+
+
+def _logged_model(context: Context, name: str, checkpoint: Path, sealed: Manifest, run_id: str) -> str:
+    """The checkpoint in MLflow, where its scores on both splits rank it among all checkpoints."""
+    experiment = context.experiment(name)
+    params = {"experiment": name, "step": sealed.facts["step"], "epoch": sealed.facts.get("epoch")}
+    params |= {"rank": experiment.rank, "towers": "+".join(sorted(experiment.towers))}
+    tags = {"nutridet.path": str(checkpoint), "nutridet.digest": sealed.digest}
+    return context.tracker.logged_model(
+        f"{name}-{checkpoint.name}", sealed.digest, run_id, kind="adapter", params=params, tags=tags
     )
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 from nutridet_core.profiles import TINY_WEIGHTS
 from nutridet_core.settings import Settings
 from nutridet_core.store import Manifest, read_manifest
-from nutridet_core.tracking import Tracker
+from nutridet_core.tracking import open_tracker
 
 EXPERIMENT = "nutridet/tiny-pretraining"
 
 
 def log_history(manifest: Manifest) -> str:
     """Id of the run of this base; logging it again adds nothing."""
-    settings = Settings()
-    tracker = Tracker(settings.mlflow_uri, EXPERIMENT, settings.home / "mlartifacts")
+    tracker = open_tracker(Settings(), EXPERIMENT)
     run_id = tracker.open_run(manifest.name, manifest.digest, tags={"stage": "pretraining"})
     *_, last = curve = manifest.facts["curve"] or [{"step": 0}]
     if len(last) > 1 and tracker.has_metrics(run_id, _losses(last), step=last["step"]):
