@@ -13,9 +13,9 @@ from nutridet_assets.resources import Worker
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([dataset, baseline, training, comparison, release, monitoring]),
-    jobs=[jobs.pipeline, jobs.train_experiment, jobs.release, jobs.reevaluate],
+    jobs=[jobs.pipeline, jobs.train_experiment, jobs.release, jobs.reevaluate, jobs.reevaluate_on_new_photos],
     schedules=[schedules.reevaluation],
-    sensors=[sensors.new_photos],
+    sensors=[sensors.new_photos, sensors.new_photos_for_champion, sensors.moved_champion],
     resources={"worker": Worker.configure_at_launch()},
     executor=dg.in_process_executor,  # the work is done in workers, one at a time; a process per step would add seconds
 )

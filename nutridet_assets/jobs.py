@@ -32,3 +32,8 @@ reevaluate = dg.define_asset_job(
     selection=dg.AssetSelection.assets("champion_reevaluation"),
     description="Score the champion again.",
 )
+reevaluate_on_new_photos = dg.define_asset_job(
+    "reevaluate_on_new_photos",
+    selection=dg.AssetSelection.assets("nutrition_dataset", "champion_reevaluation"),
+    description="Load the photos again and score the champion on them; nothing is trained.",
+)

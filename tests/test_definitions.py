@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
+from nutridet_assets.checks import results
 from nutridet_assets.definitions import defs
-from nutridet_assets.resources import GPU
+from nutridet_assets.assets.training import Training
+from nutridet_assets.resources import GPU, Worker
+from nutridet_assets.schedules import overdue
 from nutridet_assets.worker import VERBS
 from nutridet_core import gate
+from nutridet_core.audits import Audit
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.settings import Settings
 
@@ -34,6 +40,13 @@ def test_the_graph_is_the_one_that_is_documented() -> None:
 def test_every_asset_says_what_it_is_whose_and_of_which_stage() -> None:
     for spec in _specs():
         assert spec.description and spec.owners and spec.kinds and spec.group_name != "default", spec.key
+        assert spec.code_version, spec.key
+
+
+def test_what_a_launch_may_change_has_help() -> None:
+    """The launchpad shows it beside the field."""
+    fields = [Training.model_fields["max_epochs"], Worker.model_fields["command"], Worker.model_fields["grace_seconds"]]
+    assert all(field.description for field in fields)
 
 
 def test_work_in_a_worker_takes_the_slot_of_the_pool() -> None:
@@ -73,7 +86,7 @@ def test_partitions_follow_the_experiments() -> None:
     assert adapter.partitions_def.get_partition_keys() == [experiment.name for experiment in EXPERIMENTS]
 
 
-@pytest.mark.parametrize("name", ["pipeline", "train_experiment", "release", "reevaluate"])
+@pytest.mark.parametrize("name", ["pipeline", "train_experiment", "release", "reevaluate", "reevaluate_on_new_photos"])
 def test_jobs_resolve(name: str) -> None:
     assert defs.resolve_job_def(name).name == name
 
@@ -89,3 +102,46 @@ def test_every_verb_of_the_worker_exists() -> None:
 
     for verb, module in VERBS.items():
         assert callable(getattr(import_module(f"nutridet_core.pipeline.{module}"), verb))
+
+
+def test_nothing_runs_by_itself_until_someone_turns_it_on() -> None:
+    assert {schedule.default_status for schedule in defs.schedules or ()} == {dg.DefaultScheduleStatus.STOPPED}  # type: ignore[union-attr]
+    assert {sensor.default_status for sensor in defs.sensors or ()} == {dg.DefaultSensorStatus.STOPPED}
+
+
+def test_a_re_evaluation_that_does_not_come_is_overdue_as_the_schedule_says() -> None:
+    spec = next(spec for spec in _specs() if spec.key.to_user_string() == "champion_reevaluation")
+    assert spec.freshness_policy == overdue(Settings().reevaluation_cron)
+
+
+@pytest.mark.parametrize(
+    ("cron", "longest"),
+    [
+        ("0 6 * * 1", timedelta(days=7)),
+        ("0 6 * * 1-5", timedelta(days=3)),
+        ("*/30 * * * *", timedelta(minutes=30)),
+        ("0 6 1 * *", timedelta(days=31)),
+    ],
+)
+def test_overdue_is_later_than_the_longest_gap_between_two_ticks(cron: str, longest: timedelta) -> None:
+    """So a re-evaluation that comes on time is never called late, and a missed one is by the next tick but one."""
+    policy = overdue(cron)
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    assert policy.warn_window is not None
+    assert longest < policy.warn_window.to_timedelta() < longest + timedelta(days=1)
+    assert policy.warn_window.to_timedelta() + longest == policy.fail_window.to_timedelta()
+
+
+def test_who_is_told_hangs_on_the_asset_whatever_job_materialises_it() -> None:
+    assets = {asset.key.to_user_string(): asset for asset in defs.resolve_asset_graph().assets_defs}
+    hooks = {hook.name for hook in assets["champion_reevaluation"].hook_defs}
+    assert hooks == {"alert_on_regression", "alert_on_failure"}
+
+
+def test_a_drift_of_the_photos_warns_and_a_regression_is_an_error() -> None:
+    failed = {"champion": [Audit(name, False, "planted") for name in gate.REQUIRED["champion_reevaluation"]]}
+    severities = {result.check_name: result.severity for result in results("champion_reevaluation", failed)}
+    assert severities == {
+        "not_regressed": dg.AssetCheckSeverity.ERROR,
+        "inputs_like_training": dg.AssetCheckSeverity.WARN,
+    }

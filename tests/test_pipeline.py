@@ -10,24 +10,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from nutridet_assets.assets.monitoring import champion_reevaluation
+from nutridet_assets.resources import Worker
 from nutridet_core import cli, gate
 from nutridet_core import experiments as experiments_module
 from nutridet_core import profiles as profiles_module
 from nutridet_core.data.dataset import load_records
+from nutridet_core.drift import TITLES
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
-from nutridet_core.evaluate import load_samples, load_scores
+from nutridet_core.evaluate import load_samples, load_scores, save_scores
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.pipeline.baseline import score_baseline, score_peer
 from nutridet_core.pipeline.comparison import build_leaderboard
 from nutridet_core.pipeline.context import Context, scores_config
 from nutridet_core.pipeline.dataset import prepare_dataset, report_dataset
-from nutridet_core.pipeline.monitoring import past_reevaluations, reevaluate_champion
+from nutridet_core.pipeline.history import past_reevaluations, trends
+from nutridet_core.pipeline.monitoring import reevaluate_champion
 from nutridet_core.pipeline.publication import build_triton_repository, write_card
 from nutridet_core.pipeline.release import (
     current_release,
@@ -52,11 +57,12 @@ from nutridet_core.prompts import Contract
 from nutridet_core.registry import CHALLENGER, CHAMPION
 from nutridet_core.scores import score
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, Manifest, read_manifest
+from nutridet_core.store import MANIFEST, Manifest, read_manifest, write_json
 from nutridet_core.tracking import KEY
 from nutridet_core.train import checkpoints
 from tests.conftest import PROFILE
 from tests.release_samples import audit, change, flip_bit
+from tests.webhook import SECRET, receiving, status
 
 NAMES = ("exp1a", "exp2")
 PHOTOS = "generated:20:6"  # 14 for training, 2 for selection, 4 for the test
@@ -368,18 +374,60 @@ def test_a_release_becomes_champion_once(registered: Context) -> None:
 def test_a_re_evaluation_is_a_new_folder_compared_in_pairs(registered: Context) -> None:
     first, second = reevaluate_champion(registered), reevaluate_champion(registered)
     folders = sorted(registered.layout.reevaluations.iterdir())
-    assert len(folders) == len(past_reevaluations(registered)) == 2
+    assert len(folders) == len(past_reevaluations(registered.layout)) == 2
     photos = len(load_records(registered.layout.dataset, "test"))
     for folder, manifest in zip(folders, (first, second), strict=True):
-        assert read_manifest(folder, kind="scores") == manifest
+        assert str(read_manifest(folder, kind="scores")) == str(manifest)  # as text: a NaN is not equal to itself
         found = manifest.facts["audits"]["not_regressed"]
         assert found["passed"]
         assert UNMOVED in found["summary"]
         assert f"n = {photos}" in found["summary"]
         assert len(load_samples(folder)) == photos
+        drift = manifest.facts["audits"]["inputs_like_training"]
+        assert drift["passed"]
+        assert set(drift["evidence"]) == set(TITLES)
     assert first.mlflow_run_id == second.mlflow_run_id
     history = registered.tracker.client.get_metric_history(str(first.mlflow_run_id), "test.mean_iou")
     assert len(history) == 2
+    logged = registered.tracker.client.get_run(str(first.mlflow_run_id)).data.metrics
+    assert (logged["change.mean_iou"], logged["change.mean_iou_high"]) == (0.0, 0.0)
+    assert {f"drift.{name}" for name in TITLES} <= logged.keys()
+
+
+def test_a_re_evaluation_leaves_pictures_and_files_that_mlflow_has_too(registered: Context) -> None:
+    reevaluate_champion(registered)
+    second = reevaluate_champion(registered)
+    folder = registered.layout.monitoring
+    assert set(read_manifest(folder, kind="history").files) == {"trend.png", "drift.png", "history.json"}
+    listed = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    assert [entry["version"] for entry in listed] == ["1", "1"]
+    (line,) = trends(past_reevaluations(registered.layout))
+    assert len(line.points) == 2
+    assert line.label.endswith(f"n = {len(load_records(registered.layout.dataset, 'test'))}")
+    client, run_id = registered.tracker.client, str(second.mlflow_run_id)
+    assert {"monitoring/trend.png", "monitoring/drift.png"} <= {
+        f.path for f in client.list_artifacts(run_id, "monitoring")
+    }
+    kept = client.list_artifacts(run_id, "reevaluations")
+    assert len(kept) == 2
+    assert f"{kept[0].path}/predictions.parquet" in {file.path for file in client.list_artifacts(run_id, kept[0].path)}
+
+
+def test_photos_are_held_against_those_of_training_and_not_against_todays(registered: Context) -> None:
+    """A new revision of the dataset has training photos like its test photos: they must not hide the drift."""
+    release = current_release(registered)["release"]
+    folder = registered.layout.training_inputs(release)
+    kept = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    values = kept["values"] | {"light": [10 + n for n in range(200)]}  # what no photo of today has
+    write_json(folder / "inputs.json", {"photos": 200, "values": values})
+    change(folder)
+    found = reevaluate_champion(registered).facts["audits"]["inputs_like_training"]
+    assert not found["passed"]
+    assert "light" in found["summary"]
+    shutil.rmtree(folder)
+    found = reevaluate_champion(registered).facts["audits"]["inputs_like_training"]
+    assert not found["passed"]
+    assert found["summary"].startswith("not known")
 
 
 def test_a_re_evaluation_that_was_killed_before_mlflow_heard_of_it_is_told_by_the_next(registered: Context) -> None:
@@ -400,6 +448,58 @@ def test_a_re_evaluation_on_other_photos_is_compared_as_two_samples(registered: 
     assert found["passed"]
     assert UNMOVED not in found["summary"]
     assert "mean IoU +0.000 [-" in found["summary"]
+
+
+def test_a_regression_fails_the_check_in_dagster_and_is_told_to_the_webhook(
+    registered: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real worker; its address is nowhere to be found afterwards, and a receiver that is gone fails nothing."""
+    instance = dg.DagsterInstance.local_temp(str(registered.settings.home / "dagster"))
+    for name, value in (("HOME", registered.settings.home), ("SOURCE", PHOTOS)):
+        monkeypatch.setenv(f"NUTRIDET_{name}", str(value))
+    _plant_perfect_registration(registered)
+    with receiving(status(200)) as receiver:
+        monkeypatch.setenv("NUTRIDET_ALERT_WEBHOOK", receiver.url)
+        results = [_reevaluate_in_dagster(instance)]
+    results.append(_reevaluate_in_dagster(instance))
+    (message,) = receiver.messages
+    assert message["event"] == "champion_regressed"
+    assert message["details"]["change"]["high"] < 0
+    assert message["links"]["dagster_run"].endswith(results[0].run_id)
+    for result in results:
+        assert result.success
+        checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+        assert not checks["not_regressed"].passed
+        assert checks["inputs_like_training"].passed
+        (made,) = result.asset_materializations_for_node("champion_reevaluation")
+        assert {
+            "trend picture",
+            "drift picture",
+            "history",
+            "photos against training",
+            "change.mean_iou",
+        } <= made.metadata.keys()
+    lines = [event.user_message for result in results for event in instance.all_logs(result.run_id)]
+    assert [line for line in lines if "alert champion_regressed" in line] == [
+        "alert champion_regressed to 127.0.0.1: accepted",
+        "alert champion_regressed to 127.0.0.1: not reached (ConnectionRefusedError)",
+    ]
+    assert not [
+        path for path in registered.settings.home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+
+
+def _plant_perfect_registration(context: Context) -> None:
+    """As if the champion had found every table exactly when it was registered."""
+    folder = context.layout.reference_scores(current_release(context)["release"])
+    perfect = [replace(sample, predicted=sample.truth) for sample in load_samples(folder)]
+    save_scores(folder, "planted", "test", perfect, read_manifest(folder))
+
+
+def _reevaluate_in_dagster(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [champion_reevaluation], resources={"worker": Worker()}, instance=instance, raise_on_error=False
+    )
 
 
 def test_a_champion_whose_weights_changed_is_not_evaluated(registered: Context) -> None:

@@ -5,6 +5,7 @@ anything about one asset, which stands on its own decorator.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import dagster as dg
 
@@ -27,6 +28,7 @@ def asset(
     per_experiment: bool = False,
     in_worker: bool = True,
     code_version: str = "1",
+    **options: Any,
 ) -> Callable[[Body], dg.AssetsDefinition]:
     """Make a function an asset of its own name and docstring.
 
@@ -35,6 +37,7 @@ def asset(
         blocking: whether a failed one stops what lies downstream.
         per_experiment: one partition per experiment, and one run for any number of them.
         in_worker: whether its work is done in a worker process, which takes the slot of the pool.
+        options: of `dg.asset`, for what only one asset has.
     """
 
     def declare(body: Body) -> dg.AssetsDefinition:
@@ -49,6 +52,7 @@ def asset(
             code_version=code_version,
             tags={"runs_in": "worker" if in_worker else "step"},
             pool=GPU if in_worker else None,
+            **options,
         )(body)
 
     return declare
