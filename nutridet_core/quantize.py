@@ -66,11 +66,15 @@ def ignored_modules(family: Family) -> tuple[str, ...]:
     return (rf"re:^{family.vision_module}\..*", "lm_head")
 
 
-def set_fp8_scales(model: Any, ignored: Sequence[str]) -> None:
-    """Attach the FP8_DYNAMIC scheme to every linear layer but the ignored ones, and compute weight scales."""
+def set_fp8_scales(model: Any, ignored: Sequence[str], targets: Sequence[str] = ("Linear",)) -> None:
+    """Attach the FP8_DYNAMIC scheme to every target but the ignored ones, and compute weight scales.
+
+    Args:
+        targets: classes of modules, or names. vLLM's class of the head is no `Linear`: name it to have it in FP8.
+    """
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 
-    config = QuantizationConfig(config_groups={SCHEME: ["Linear"]}, ignore=list(ignored))
+    config = QuantizationConfig(config_groups={SCHEME: list(targets)}, ignore=list(ignored))
     apply_quantization_config(model, config)
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)

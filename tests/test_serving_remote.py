@@ -27,7 +27,8 @@ from nutridet_core.serving.engine import Engine, EngineError, Reply
 from nutridet_core.serving.holder import Holder
 from nutridet_core.serving.launch import EngineKind, LaunchOptions, launch
 from nutridet_core.serving.remote import OpenAIEngine, TritonEngine, first_model
-from nutridet_core.serving.vllm import VllmEngine, VllmOptions, command, start
+from nutridet_core.serving.vllm import VllmEngine, start
+from nutridet_core.serving.vllm_command import VllmOptions, command
 from nutridet_core.store import Manifest, seal
 from nutridet_core.triton import engine_arguments, write_repository
 from tests.gateway_server import CLIENT, CONTRACT, running, running_app, served, until
@@ -301,7 +302,8 @@ def test_vllm_ends_with_a_gateway_that_is_killed(program: Path) -> None:
     code = (
         "import os, signal, asyncio\n"
         "from nutridet_core.profiles import TINY\n"
-        "from nutridet_core.serving.vllm import VllmOptions, start\n"
+        "from nutridet_core.serving.vllm import start\n"
+        "from nutridet_core.serving.vllm_command import VllmOptions\n"
         "async def run():\n"
         f"    await start(TINY, '/weights', VllmOptions(program={str(program)!r}), print)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -328,3 +330,59 @@ def test_a_vllm_that_does_not_start_is_told(tmp_path: Path) -> None:
         asyncio.run(start(TINY, "/w", VllmOptions(program=str(mute), start_seconds=0.5), print))
     if sys.platform == "linux":
         assert gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_vllm_that_dies_is_started_again(program: Path) -> None:
+    """At the same address, with the same key, its workers gone; meanwhile it is not ready, and requests fail at once."""
+
+    async def run() -> tuple[str, str, list[str]]:
+        options = VllmOptions(program=str(program))
+        engine = await start(TINY, "/weights", options, lambda line: None, first_pause=0.05)
+        first, worker, key = program.with_name("notes").read_text().split()
+        os.kill(int(first), signal.SIGKILL)
+        errors = []
+        while not errors or not await engine.ready():
+            try:
+                await engine.answer(decode_photo(JPEG))
+            except EngineError as error:
+                errors.append(str(error))
+            await asyncio.sleep(0.01)
+        text = (await engine.answer(decode_photo(JPEG))).text
+        second, _, same_key = program.with_name("notes").read_text().split()
+        await engine.close()
+        assert (first != second, key == same_key, gone(int(worker))) == (True, True, True)
+        return text, second, errors
+
+    text, second, errors = asyncio.run(run())
+    assert text == TEXT
+    assert any("started again" in error for error in errors)
+    assert gone(int(second))
+
+
+def test_a_vllm_that_cannot_start_again_is_tried_ever_more_rarely(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> tuple[list[float], bool]:
+        pauses: list[float] = []
+        engine = await start(TINY, "/weights", VllmOptions(program=str(program)), lambda line: None, first_pause=0.01)
+        sleep = asyncio.sleep
+
+        async def note(seconds: float) -> None:
+            pauses.append(seconds)
+            await sleep(0)
+
+        program.write_text("#!/bin/sh\nexit 3\n")
+        os.kill(int(program.with_name("notes").read_text().split()[0]), signal.SIGKILL)
+        monkeypatch.setattr("nutridet_core.serving.vllm.asyncio.sleep", note)
+        while len(pauses) < 16 or max(pauses) < 60:
+            await sleep(0.01)
+        monkeypatch.undo()
+        ready = await engine.ready()
+        await engine.close()
+        return [each for each in pauses if each not in (0, 0.2)], ready
+
+    pauses, ready = asyncio.run(run())
+    assert pauses[:4] == [0.01, 0.02, 0.04, 0.08]
+    assert max(pauses) == 60
+    assert not ready

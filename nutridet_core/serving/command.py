@@ -18,7 +18,7 @@ from nutridet_core.serving.gateway import GatewayOptions
 from nutridet_core.serving.launch import EngineKind, LaunchOptions, launch
 from nutridet_core.serving.photos import parse_origin
 from nutridet_core.serving.run import listen, serve
-from nutridet_core.serving.vllm import VllmOptions
+from nutridet_core.serving.vllm_command import VllmOptions
 from nutridet_core.serving.weights import Precision
 
 KEY = "NUTRIDET_API_KEY"

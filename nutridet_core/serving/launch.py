@@ -17,7 +17,7 @@ from nutridet_core.serving.detector import Detector
 from nutridet_core.serving.engine import Engine, FakeEngine
 from nutridet_core.serving.gateway import Background
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
-from nutridet_core.serving.vllm import VllmOptions
+from nutridet_core.serving.vllm_command import VllmOptions
 from nutridet_core.serving.weights import Alias, Precision, Weights, find_alias, find_beside, find_weights
 from nutridet_core.store import read_manifest
 

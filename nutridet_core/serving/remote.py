@@ -102,14 +102,8 @@ class OpenAIEngine:
 
     async def answer(self, photo: Photo) -> Reply:
         """The first choice, greedy, with the grammar's tokens left in."""
-        body = {
-            "model": self._model,
-            "messages": _with_photo(self._contract, await asyncio.to_thread(data_url, photo)),
-            "max_tokens": self._max_new_tokens,
-            "temperature": 0,
-            "logprobs": True,
-            "skip_special_tokens": False,  # vLLM's own field: by default the grammar's tokens would be missing
-        }
+        url = await asyncio.to_thread(data_url, photo)
+        body = chat_request(self._contract, self._model, url, max_new_tokens=self._max_new_tokens)
         answer = await self._client.post("/v1/chat/completions", body)
         try:
             choice = answer["choices"][0]
@@ -185,6 +179,18 @@ async def first_model(url: str, key: str | None) -> str:
         raise EngineError("lists no model", where=f"{client.url}/v1/models") from error
     finally:
         await client.close()
+
+
+def chat_request(contract: Contract, model: str, photo_url: str, *, max_new_tokens: int) -> dict[str, Any]:
+    """Body of a chat completion that asks the contract's question about a photo."""
+    return {
+        "model": model,
+        "messages": _with_photo(contract, photo_url),
+        "max_tokens": max_new_tokens,
+        "temperature": 0,
+        "logprobs": True,
+        "skip_special_tokens": False,  # vLLM's own field: by default the grammar's tokens would be missing
+    }
 
 
 def data_url(photo: Photo) -> str:

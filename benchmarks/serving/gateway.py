@@ -1,0 +1,100 @@
+"""What the gateway adds: the same photos to vLLM itself and through a gateway in a process of its own.
+
+Belongs here: that gateway, and both ways. Does not belong here: vLLM's configurations (`servers`).
+
+    python -m benchmarks.serving.gateway ADDRESS_FILE PORT    (until it is told to end)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.serving.load import Address, ask_all, chat_body
+from benchmarks.serving.servers import WIDE
+
+_TOKENS = 24
+_PLACES = 256
+
+
+def serve(address_file: Path, port: int) -> None:
+    """A gateway in front of the server that the file names."""
+    from nutridet_core.serving.detector import Limits
+    from nutridet_core.serving.gateway import GatewayOptions
+    from nutridet_core.serving.holder import Holder, Identity, Served
+    from nutridet_core.serving.launch import Launched
+    from nutridet_core.serving.remote import OpenAIEngine
+    from nutridet_core.serving.run import listen
+    from nutridet_core.serving.run import serve as serve_gateway
+    from nutridet_core.serving.vllm_command import NAME
+
+    server = json.loads(address_file.read_text())
+
+    async def launch() -> Launched:
+        engine = OpenAIEngine(server["url"], NAME, WIDE.contract, max_new_tokens=_TOKENS, key=server["key"])
+        return Launched(Holder(Served(engine, WIDE.contract, Identity("wide", None, ""))))
+
+    serve_gateway(listen("127.0.0.1", port, key=None), launch, GatewayOptions(limits=Limits(places=_PLACES)))
+
+
+@contextmanager
+def running(address_file: Path, port: int) -> Iterator[Address]:
+    """A gateway that answers, in a process that ends with the block."""
+    line = [sys.executable, "-m", "benchmarks.serving.gateway", str(address_file), str(port)]
+    process = subprocess.Popen(line)
+    address = Address(f"http://127.0.0.1:{port}")
+    try:
+        while not _ready(address):
+            if process.poll() is not None:
+                raise RuntimeError(f"the gateway ended with status {process.returncode}")
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def both_ways(direct: Address, gateway: Address, photos: list[bytes], together: int) -> dict[str, Any]:
+    """Seconds of each photo, first to vLLM itself, then through the gateway; with the gateway's own clocks."""
+    straight = [chat_body(WIDE.contract, photo, max_tokens=_TOKENS) for photo in photos]
+    forms = [_form(photo) for photo in photos]
+    warm = min(4, len(photos))
+    await ask_all(direct, "/v1/chat/completions", straight[:warm], together=together)
+    await ask_all(gateway, "/v1/detect", forms[:warm], together=together, kind=_KIND)
+    first, first_wall = await ask_all(direct, "/v1/chat/completions", straight, together=together)
+    second, second_wall = await ask_all(gateway, "/v1/detect", forms, together=together, kind=_KIND)
+    return {
+        "row": "gateway", "together": together, "walls": [first_wall, second_wall],
+        "direct": [each.seconds for each in first], "through": [each.seconds for each in second],
+        "clocks_ms": [each.reply["timing_ms"] for each in second],
+        "same_texts": sum(a.text == b.reply["text"] for a, b in zip(first, second, strict=True)),
+        "with_score": sum(each.reply["score"] is not None for each in second),
+    }  # fmt: skip
+
+
+_BOUNDARY = "nutridet-benchmark"
+_KIND = f"multipart/form-data; boundary={_BOUNDARY}"
+
+
+def _form(photo: bytes) -> bytes:
+    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="p.jpg"\r\n\r\n'
+    return head.encode() + photo + f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _ready(address: Address) -> bool:
+    try:
+        return httpx.get(f"{address.url}/readyz", trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

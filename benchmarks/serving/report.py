@@ -1,0 +1,237 @@
+"""From raw times to `benchmarks/results/serving.json`, every number with its n and interval.
+
+    python -m benchmarks.serving.report WORK [OUT]
+
+Belongs here: which rows are compared, and the breakdown. Does not belong here: measuring (`measure`), or
+intervals (`numbers`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.numbers import Agreement, agreement, mean_of, percentile_of, ratio_of_medians
+from benchmarks.serving.servers import SERVERS
+from nutridet_core.prompts import Contract
+from nutridet_core.store import stack_versions, write_json
+
+STOCK, STOCK_ROW = "bf16", "24 tokens"
+PUBLISHED = {"bf16_ms": 600, "fp8_ms": 375, "weights_gib": [15.0, 8.8], "n": 1, "device": "RTX 6000 Ada"}
+"""The published run's table (docs/published-run.md)."""
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """All raw rows of a work folder."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.all = rows
+
+    def find(self, server: str, row: str, together: int = 1) -> Row | None:
+        """The row of that name; the last one, if it was measured again."""
+        found = [
+            each
+            for each in self.all
+            if (each.get("server"), each["row"], each.get("together", together)) == (server, row, together)
+        ]
+        return found[-1] if found else None
+
+    def named(self, row: str) -> list[Row]:
+        """All rows of that name."""
+        return [each for each in self.all if each["row"] == row]
+
+
+def write(work: Path, out: Path) -> None:
+    """The result file."""
+    rows = Rows([row for path in sorted(work.glob("raw-*.json")) for row in json.loads(path.read_text())])
+    device = work / "device.json"
+    write_json(out, result_of(rows, json.loads(device.read_text()) if device.is_file() else {}))
+
+
+def result_of(rows: Rows, machine: dict[str, Any]) -> dict[str, Any]:
+    """What is published."""
+    singles, crowds = single_stream(rows), together_of(rows)
+    return {
+        "command": "python -m benchmarks.serving --photos PHOTOS --work WORK --out benchmarks/results/serving.json",
+        "device": machine.get("device", "unknown"),
+        "versions": machine.get("versions") or stack_versions(),
+        "n": min((row["n"] for row in singles), default=0),
+        "metrics": headline(singles, crowds, rows),
+        "breakdown_ms": breakdown(rows),
+        "image_work_ms": image_work(rows),
+        "single_stream": singles,
+        "together": crowds,
+        "answers": answers(rows),
+        "gateway": gateway(rows),
+        "servers": [_server(rows, each.name, each.shows) for each in SERVERS],
+        "published": PUBLISHED,
+    }
+
+
+def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any]:
+    """The keys that the README and the docs show."""
+    ruled = [row for row in singles if row["row"] == "grammar" and row["server"] != STOCK]
+    best = max(ruled, key=lambda row: row["speedup"]["value"], default=None)
+    fp8 = next((row for row in singles if (row["server"], row["row"]) == ("fp8", "32 tokens")), None)
+    crowd = [row for row in crowds if row["together"] == 128]
+    top = max(crowd, key=lambda row: row["photos_per_s"]["value"], default=None)
+    found = {
+        "best_speedup_single_stream": best and best["speedup"], "best_server": best and best["server"],
+        "fp8_speedup_single_stream": fp8 and fp8["speedup"],
+        "photos_per_s_at_128": top and top["photos_per_s"], "photos_per_s_at_128_server": top and top["server"],
+    }  # fmt: skip
+    for name in ("fp8", "fp8-all-drafts-graphs"):
+        found[f"weights_ratio_{name}"] = _weights_ratio(rows, name)
+    for row in gateway(rows):
+        key = "gateway_overhead_ms" if row["together"] == 1 else "gateway_share_of_throughput"
+        found[key] = row["overhead_ms"] if row["together"] == 1 else row["lost"]
+    return found
+
+
+def single_stream(rows: Rows) -> list[Row]:
+    """One request at a time, compared with stock vLLM on the same photos."""
+    results = []
+    for row in rows.all:
+        if row.get("together") != 1 or "seconds" not in row:
+            continue
+        name = row["row"] if row["row"] in ("32 tokens", "own answers") else STOCK_ROW
+        base = rows.find(STOCK, name)
+        results.append(
+            {
+                "server": row["server"], "row": row["row"], "n": len(row["seconds"]),
+                "tokens": sum(row["tokens"]) / len(row["tokens"]), "steps": _steps(row),
+                "p50_ms": percentile_of(row["seconds"], 50, 1000), "p95_ms": percentile_of(row["seconds"], 95, 1000),
+                "compared_with": name, "speedup": base and ratio_of_medians(base["seconds"], row["seconds"]),
+            }
+        )  # fmt: skip
+    return results
+
+
+def together_of(rows: Rows) -> list[Row]:
+    """Requests together: photos/s, and what each waits."""
+    return [
+        {
+            "server": row["server"], "row": row["row"], "together": row["together"], "n": len(row["seconds"]),
+            "tokens": sum(row["tokens"]) / len(row["tokens"]),
+            "photos_per_s": mean_of([len(row["seconds"]) / row["wall"]]),
+            "p50_ms": percentile_of(row["seconds"], 50, 1000), "p95_ms": percentile_of(row["seconds"], 95, 1000),
+        }
+        for row in rows.all
+        if row.get("together", 1) > 1 and "seconds" in row
+    ]  # fmt: skip
+
+
+def breakdown(rows: Rows) -> dict[str, Any]:
+    """Where stock vLLM's time for 32 tokens goes: means of vLLM's own clocks, and what they leave of the client's."""
+    row, blind, seeing = (
+        rows.find(STOCK, "32 tokens"), rows.find(STOCK, "one token, no photo"), rows.find(STOCK, "one token"),
+    )  # fmt: skip
+    if not (row and blind and seeing):
+        return {}
+    total, clock = 1000 * sum(row["seconds"]) / len(row["seconds"]), _clock(row)
+    reading = _clock(blind)["prefill"]
+    seen = max(0.0, _clock(seeing)["prefill"] - reading)
+    parts = {
+        "HTTP, JSON, base64 and detokenising": total - clock["e2e"],
+        "image decoding, processor and tokenising": clock["e2e"] - clock["queue"] - clock["prefill"] - clock["decode"],
+        "waiting for a place in a batch": clock["queue"],
+        "vision tower": seen,
+        "reading the prompt": clock["prefill"] - seen,
+        "31 decode steps": clock["decode"],
+    }
+    sums = {"sum": sum(parts.values()), "client's mean": total}
+    return {"n": len(row["seconds"]), **{name: round(value, 2) for name, value in (parts | sums).items()}}
+
+
+def image_work(rows: Rows) -> dict[str, Any]:
+    """Medians of the steps on the CPU."""
+    found = rows.named("image work")
+    steps = found[-1]["steps"] if found else {}
+    return {name: {**percentile_of(seconds, 50, 1000), "n": len(seconds)} for name, seconds in steps.items()}
+
+
+def answers(rows: Rows) -> list[Row]:
+    """The embedded model's own answers, compared with stock vLLM's in bf16."""
+    base = rows.find(STOCK, "own answers, all", 32)
+    found = [*rows.named("own answers, all"), *rows.named("begun, all")]
+    contract = _contract()
+    return [
+        {"server": row["server"], "row": row["row"], **_shown(agreement(contract, base["texts"], _written(row)))}
+        for row in found
+        if base
+    ]
+
+
+def gateway(rows: Rows) -> list[Row]:
+    """What the gateway adds to one request beside decoding, and takes from many."""
+    results = []
+    for row in rows.named("gateway"):
+        beside = [
+            1000 * (through - direct) - clocks["decode"]
+            for direct, through, clocks in zip(row["direct"], row["through"], row["clocks_ms"], strict=True)
+        ]
+        direct, through = (len(row["direct"]) / wall for wall in row["walls"])
+        results.append(
+            {
+                "server": row["server"], "together": row["together"], "n": len(beside),
+                "direct_p50_ms": percentile_of(row["direct"], 50, 1000),
+                "through_p50_ms": percentile_of(row["through"], 50, 1000),
+                "decode_p50_ms": percentile_of([clocks["decode"] for clocks in row["clocks_ms"]], 50),
+                "overhead_ms": percentile_of(beside, 50), "photos_per_s": [direct, through],
+                "lost": {"value": 1 - through / direct, "n": len(beside)}, "same_texts": row["same_texts"],
+            }
+        )  # fmt: skip
+    return results
+
+
+def _server(rows: Rows, name: str, shows: str) -> Row:
+    start, refused = rows.find(name, "start"), rows.find(name, "did not start") or rows.find(name, "failed")
+    state = "did not run" if refused else "not measured" if start is None else "measured"
+    return {"server": name, "shows": shows, "state": state, **{key: start[key] for key in
+            ("seconds", "weights_gib") if start}}  # fmt: skip
+
+
+def _weights_ratio(rows: Rows, name: str) -> float | None:
+    own, base = rows.find(name, "start"), rows.find(STOCK, "start")
+    known = own and base and own["weights_gib"] and base["weights_gib"]
+    return round(own["weights_gib"] / base["weights_gib"], 4) if known and own and base else None
+
+
+def _clock(row: Row) -> dict[str, float]:
+    """Means of vLLM's clocks over the row's requests, ms."""
+    names = {"e2e": "e2e_request_latency", "queue": "request_queue_time", "prefill": "request_prefill_time",
+             "decode": "request_decode_time"}  # fmt: skip
+    count = len(row["seconds"])
+    return {key: 1000 * row["clocks"].get(f"{name}_seconds_sum", 0.0) / count for key, name in names.items()}
+
+
+def _steps(row: Row) -> float | None:
+    """Forward passes of an answer, the prompt's included: tokens less those that drafts saved."""
+    drafted = row["clocks"].get("spec_decode_num_drafts_total")
+    saved = row["clocks"].get("spec_decode_num_accepted_tokens_total", 0.0)
+    return None if drafted is None else (sum(row["tokens"]) - saved) / len(row["tokens"])
+
+
+def _written(row: Row) -> list[str]:
+    from benchmarks.serving.questions import SKELETON
+
+    return [SKELETON + text for text in row["texts"]] if row["row"].startswith("begun") else list(row["texts"])
+
+
+def _shown(found: Agreement) -> Row:
+    return {"n": found.photos, "same_texts": found.same_texts, "same_boxes": found.same_boxes,
+            "iou": found.iou, "boxes": found.boxes, "tables_where_none": found.invented}  # fmt: skip
+
+
+def _contract() -> Contract:
+    from nutridet_core.profiles import TINY
+
+    return TINY.contract
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else Path("benchmarks/results/serving.json"))

@@ -1,0 +1,116 @@
+"""The servers compared: weights, flags, and what each is there to show.
+
+Belongs here: frozen literals, and a process that keeps one server. Does not belong here: what is asked of
+them (`measure`).
+
+    python -m benchmarks.serving.servers NAME --work FOLDER    (until it is told to end)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nutridet_core.profiles import QWEN2_VL_7B, TINY, Profile
+from nutridet_core.serving.vllm import start
+from nutridet_core.serving.vllm_command import VllmOptions
+from nutridet_core.store import MANIFEST
+
+WIDE = replace(QWEN2_VL_7B, name="wide", revision=None, max_new_tokens=TINY.max_new_tokens)
+"""The contract of Qwen2-VL-7B: up to 600 image tokens."""
+
+UNCACHED = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0", "--max-num-seqs", "128")
+"""Repeats would flatter a benchmark."""
+_MANY = ("--kv-cache-memory-bytes", str(5 * 2**30))  # 128 requests of 640 tokens
+_FEW = ("--kv-cache-memory-bytes", str(1 * 2**30))
+_SMALL = ("--kv-cache-memory-bytes", str(2**28))
+_ENCODER = {
+    "cudagraph_mm_encoder": True,
+    "encoder_cudagraph_token_budgets": [150, 600, 1200, 2400],  # of image tokens: a photo takes the next larger graph
+    "encoder_cudagraph_max_vision_items_per_batch": 4,
+}
+_GRAPHS = ("--compilation-config", json.dumps(_ENCODER))
+_FULL = ("--compilation-config", json.dumps({**_ENCODER, "cudagraph_mode": "FULL"}))
+
+
+@dataclass(frozen=True)
+class Server:
+    """One configuration."""
+
+    name: str
+    weights: str
+    """Folder below the work folder."""
+    drafts: bool = False
+    flags: tuple[str, ...] = _FEW
+    tiny: bool = False
+    shows: str = ""
+
+
+SERVERS = (
+    Server("bf16", "bf16", flags=_MANY, shows="stock vLLM: what all others are compared with"),
+    Server("fp8", "fp8", flags=_MANY, shows="our checkpoint: the language model in FP8"),
+    Server("bf16-drafts", "bf16", drafts=True, shows="drafts of the grammar's tokens, nothing else"),
+    Server("fp8-drafts", "fp8", drafts=True, flags=_MANY, shows="FP8 and drafts"),
+    Server("fp8-drafts-graphs", "fp8", drafts=True, flags=(*_FEW, *_GRAPHS),
+           shows="and CUDA graphs of the vision tower"),
+    Server("fp8-all-drafts-graphs", "fp8-all", drafts=True, flags=(*_MANY, *_GRAPHS),
+           shows="and vision tower and head in FP8 too"),
+    Server("fp8-all", "fp8-all", shows="vision tower and head in FP8 too, nothing else"),
+    Server("fp8-drafts-full", "fp8", drafts=True, flags=(*_FEW, *_FULL), shows="and full CUDA graphs for every batch"),
+    Server("fp8-drafts-four", "fp8", drafts=True, flags=(*_MANY, *_GRAPHS, "--api-server-count", "4"),
+           shows="and four processes for HTTP and photos"),
+    Server("online-fp8", "bf16", flags=(*_FEW, "--quantization", "fp8_per_tensor"),
+           shows="vLLM quantises while loading"),
+    Server("tiny-bf16", "tiny-bf16", drafts=True, flags=(*_SMALL, "--enforce-eager"), tiny=True,
+           shows="the embedded model itself"),
+    Server("tiny-fp8", "tiny-fp8", drafts=True, flags=(*_SMALL, "--enforce-eager"), tiny=True,
+           shows="the embedded model itself in FP8"),
+)  # fmt: skip
+
+
+def profile_of(server: Server) -> Profile:
+    """Its contract."""
+    return TINY if server.tiny else WIDE
+
+
+def find(name: str) -> Server:
+    """The server of that name."""
+    return next(server for server in SERVERS if server.name == name)
+
+
+def address_file(work: Path, name: str) -> Path:
+    """Where a server that answers says so."""
+    return work / f"{name}.address.json"
+
+
+async def keep(server: Server, work: Path, program: str) -> None:
+    """Start it through nutridet once its weights are there; end it when told to."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    weights = work / server.weights
+    while not (weights / MANIFEST).is_file():
+        await asyncio.sleep(0.2)
+    began = time.monotonic()
+    options = VllmOptions(
+        program=program, gpu_share=0.02, drafts=server.drafts, flags=(*UNCACHED, *server.flags), start_seconds=500
+    )
+    engine = await start(profile_of(server), str(weights), options, print)
+    line = {"url": engine.url, "key": engine.key, "start_seconds": time.monotonic() - began}
+    address_file(work, server.name).write_text(json.dumps(line))
+    await told.wait()
+    await engine.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--vllm", default="vllm")
+    given = parser.parse_args()
+    asyncio.run(keep(find(given.name), given.work, given.vllm))
