@@ -122,7 +122,7 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
         output_loading_info=True,
     )
     _require_weights(report, source)
-    _quantize_activations(model)
+    quantize_activations(model)
     return model.eval()
 
 
@@ -137,7 +137,7 @@ def _require_weights(report: Mapping[str, Any], source: Source) -> None:
         )
 
 
-def _quantize_activations(model: Any) -> None:
+def quantize_activations(model: Any) -> None:
     """Round the activations of FP8 layers as a server with FP8 kernels would.
 
     transformers 5.23 decompresses FP8 weights on the first forward and then computes in bf16: without
@@ -223,6 +223,22 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     if nonzero == 0:
         raise AuditError("adapter_active: every B matrix is zero, the adapter does nothing")
     return {"tensors": len(tensors), "nonzero": nonzero}
+
+
+def language_layers(model: Any) -> Any:
+    """The language model's layers, the same modules in every family and under any adapter."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model.language_model.layers
+
+
+def compile_layers(model: Any) -> None:
+    """Compile the language model's layers in place: one graph serves them all, and names and weights stay as they are.
+
+    What LoRA, norms and activations do between the matrix products is fused. The first two lengths of a batch cost
+    a compilation each, then lengths may vary.
+    """
+    for layer in language_layers(model):
+        layer.compile()
 
 
 def count_parameters(model: Any) -> dict[str, int]:

@@ -51,7 +51,8 @@ def predict(
     predictions: list[Prediction] = []
     began = time.perf_counter()
     for sizes, inputs in _prepared(processor, contract, photos, batch_size):
-        texts, scores = generate(model, processor, inputs, max_new_tokens)
+        tokens, scores = generate(model, processor, inputs, max_new_tokens)
+        texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=False)
         seconds, began = (time.perf_counter() - began) / len(sizes), time.perf_counter()
         predictions += [
             Prediction(contract.read(without_terminators(text), resized_size(contract, *size)), score, seconds)
@@ -64,8 +65,8 @@ def predict(
 @torch.inference_mode()
 def generate(
     model: Any, processor: Any, inputs: Any, max_new_tokens: int, watch: Sequence[LogitsProcessor] = ()
-) -> tuple[list[str], list[float]]:
-    """The greedy answer to each row of `inputs`, as text with its special tokens, and its score.
+) -> tuple[torch.Tensor, list[float]]:
+    """The greedy answer to each row of `inputs`: tokens, shape `(rows, steps)`, padded at the end, and scores.
 
     Args:
         watch: further processors that see each step's logits, and should return them as they are.
@@ -78,8 +79,7 @@ def generate(
         repetition_penalty=1.0,  # some published models ask for more than 1, which would punish a repeated digit
         logits_processor=LogitsProcessorList([confidence, *watch]),
     )[:, inputs["input_ids"].shape[1] :]
-    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=False)
-    return texts, confidence.of(tokens != processor.tokenizer.pad_token_id)
+    return tokens, confidence.of(tokens != processor.tokenizer.pad_token_id)
 
 
 class Confidence(LogitsProcessor):

@@ -45,6 +45,8 @@ class Profile:
     max_new_tokens: int
     """Longest answer, in tokens."""
     gradient_checkpointing: bool
+    compile_layers: bool = False
+    """Compile the language model's layers for training: a minute at the start for steps that are faster."""
     max_epochs: int | None = None
     """Cuts every experiment short; None runs each to its end."""
 

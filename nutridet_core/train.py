@@ -30,7 +30,15 @@ from nutridet_core.data.dataset import load_split
 from nutridet_core.disk import require_space
 from nutridet_core.experiments import Experiment
 from nutridet_core.features import FeatureStore, cache_features
-from nutridet_core.models import base_source, compute_dtype, count_parameters, load_model, load_processor, lora_config
+from nutridet_core.models import (
+    base_source,
+    compile_layers,
+    compute_dtype,
+    count_parameters,
+    load_model,
+    load_processor,
+    lora_config,
+)
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
@@ -40,6 +48,8 @@ TERMINATOR = "<|im_end|>\n"
 """What ends a turn in ChatML. Without it in the loss a model never learns to stop."""
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>")
 _AUDITED_ROWS = 16
+_WORKERS = 4
+"""Processes that prepare photos while a GPU computes: a photo takes 20 ms of a core, and 60 ms of the GPU."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,8 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> S
     )
     trainer.remove_callback(PrinterCallback)  # `watch` says it with speed and time left
     _set_adapter_dtype(trainer.model, compute_dtype(profile.training_precision))
+    if profile.compile_layers:
+        compile_layers(trainer.model)
     return trainer
 
 
@@ -232,6 +244,7 @@ def _arguments(run: TrainingRun) -> SFTConfig:
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=_WORKERS if torch.cuda.is_available() else 0,
     )
 
 
