@@ -1,4 +1,4 @@
-"""Qwen2-VL-7B's shape with random weights: its memory, speed, names and formats are the real model's, its answers are not.
+"""Qwen2-VL-7B's shape with random weights: memory, speed, names and formats are the real model's, answers are not.
 
     python -m benchmarks.seven FOLDER [--shape 7b|small]
 

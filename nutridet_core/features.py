@@ -75,7 +75,7 @@ def fingerprint(tensor: torch.Tensor) -> str:
     """
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     if data.device.type == "cpu":
-        return hashlib.blake2b(memoryview(data.numpy()), digest_size=16).hexdigest()
+        return hashlib.blake2b(data.numpy().data, digest_size=16).hexdigest()
     return _multilinear(data)
 
 
