@@ -27,6 +27,8 @@ from nutridet_core.settings import LOOPBACK, Settings
 
 _GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a run in progress gets time to end its worker, which has 20 s."""
+_WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Else MLflow starts eight processes more, 2 GB of them, for the judges and prompts of language models."""
 _PR_SET_CHILD_SUBREAPER = 36
 _TAIL_LINES = 15
 
@@ -139,7 +141,7 @@ def started(service: Service, home: Path) -> Iterator[Running]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             service.command,
-            env={**os.environ, **own},
+            env={**_WITHOUT_JOBS, **os.environ, **own},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -60,6 +60,14 @@ def test_a_barcode_in_two_splits_blocks_what_lies_downstream(home: Layout) -> No
     assert not result.asset_materializations_for_node("dataset_report")
 
 
+@pytest.mark.parametrize(("epochs", "words"), [(0, "greater than or equal to 1"), (10_001, "less than or equal to")])
+def test_a_launch_outside_its_bounds_is_refused(home: Layout, epochs: int, words: str) -> None:
+    config = dg.RunConfig(ops={"adapter": {"config": {"max_epochs": epochs}}})
+    result = _materialize(training.adapter, partition_key="exp1a", run_config=config)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert words in str(failure.step_failure_data.error)
+
+
 def test_a_worker_that_cannot_work_says_what_is_missing(home: Layout) -> None:
     result = _materialize(training.adapter, partition_key="exp1a")
     assert not result.success

@@ -43,8 +43,8 @@ def _launch(*arguments: str, **options: Any) -> Report:
     return reports[0]
 
 
-def _job(body: str, error: str = "NutridetError") -> Report:
-    return _launch("-c", _REPORTING.format(body=body, error=error))
+def _job(body: str, error: str = "NutridetError", **options: Any) -> Report:
+    return _launch("-c", _REPORTING.format(body=body, error=error), **options)
 
 
 def test_a_result_comes_back() -> None:
@@ -64,6 +64,12 @@ def test_threads_of_a_worker_sleep_unless_its_user_decided(
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     (message,) = _job("import os; return {'policy': os.environ.get('OMP_WAIT_POLICY')}").messages
     assert message["result"] == {"policy": in_force}
+
+
+def test_settings_for_one_worker_reach_it() -> None:
+    body = "from nutridet_core.settings import Settings; return {'epochs': Settings().active_profile.max_epochs}"
+    (message,) = _job(body, variables={"NUTRIDET_MAX_EPOCHS": "1"}).messages
+    assert message["result"] == {"epochs": 1}
 
 
 def test_an_error_of_the_project_is_reported_and_not_a_traceback() -> None:

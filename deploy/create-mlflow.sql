@@ -1,0 +1,1 @@
+CREATE DATABASE mlflow; -- beside Dagster's: both keep a table alembic_version
