@@ -454,6 +454,7 @@ def test_a_regression_fails_the_check_in_dagster_and_is_told_to_the_webhook(
     registered: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a real worker; its address is nowhere to be found afterwards, and a receiver that is gone fails nothing."""
+    (registered.settings.home / "dagster").mkdir()
     instance = dg.DagsterInstance.local_temp(str(registered.settings.home / "dagster"))
     for name, value in (("HOME", registered.settings.home), ("SOURCE", PHOTOS)):
         monkeypatch.setenv(f"NUTRIDET_{name}", str(value))
