@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nutridet_core.settings import Settings
+from nutridet_core.store import git_commit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +82,9 @@ class Tracker:
         if found:
             return str(found[0].info.run_id)
         under = {_PARENT: parent} if parent else {}
-        run = self.client.create_run(self.experiment_id, run_name=name, tags={**(tags or {}), **under, KEY: key})
+        made_by = {"mlflow.source.name": "nutridet", "mlflow.source.git.commit": git_commit() or "not a checkout"}
+        known = {**made_by, **(tags or {}), **under, KEY: key}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=known)
         return str(run.info.run_id)
 
     def open_group(self, name: str, key: str, *, tags: Mapping[str, str]) -> str:

@@ -53,7 +53,7 @@ def assert_one_line(result: Result, *words: str) -> None:
 def test_the_verbs_are_there() -> None:
     assert set(COMMANDS) >= {
         "plan", "data", "train", "checkpoints", "evaluate", "compare", "merge", "adopt", "quantize", "register",
-        "reevaluate", "predict",
+        "reevaluate", "rollback", "predict",
     }  # fmt: skip
 
 
@@ -128,7 +128,8 @@ def test_an_unknown_experiment_is_one_line(run: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "checkpoints", "evaluate", "compare", "merge", "quantize", "register", "reevaluate"]
+    "command",
+    ["train", "checkpoints", "evaluate", "compare", "merge", "quantize", "register", "reevaluate", "rollback"],
 )
 def test_a_verb_without_its_input_is_one_line(run: Path, command: str) -> None:
     assert_one_line(nutridet(command))

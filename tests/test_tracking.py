@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nutridet_core.store import git_commit
 from nutridet_core.tracking import KEY, Tracker
 
 
@@ -24,6 +25,7 @@ def test_a_run_is_found_again_by_its_key(tracker: Tracker) -> None:
     assert run.info.run_name == "exp1a"
     assert run.data.tags[KEY] == "key-a"
     assert run.data.tags["nutridet.stage"] == "training"
+    assert run.data.tags["mlflow.source.git.commit"] == (git_commit() or "not a checkout")
 
 
 def test_another_process_finds_the_run_and_the_experiment(tracker: Tracker) -> None:

@@ -41,7 +41,7 @@ def asset(
     """
 
     def declare(body: Body) -> dg.AssetsDefinition:
-        return dg.asset(
+        made: dg.AssetsDefinition = dg.asset(
             group_name=group,
             deps=list(deps),
             kinds=kinds,
@@ -54,5 +54,6 @@ def asset(
             pool=GPU if in_worker else None,
             **options,
         )(body)
+        return made
 
     return declare

@@ -44,7 +44,8 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
     comparisons = _comparisons(rows, names)
     against_baseline = next(c for c in comparisons if (c.first, c.second) == (BASELINE, winner))
     audit = audit_beats_baseline(against_baseline)
-    run_id = context.open_run("leaderboard", {"experiments": list(names)}, stage="comparison")
+    compared = {"experiments": list(names), "data_fingerprint": context.fingerprint}
+    run_id = context.open_run("leaderboard", compared, stage="comparison")
     with context.tracker.step(run_id), writing(folder) as draft:
         write_report(
             draft,
@@ -53,7 +54,7 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
             comparisons=comparisons,
             curves=[_curve(context, name) for name in names],
             open_photo=photo_opener(context),
-            facts=_facts(context),
+            facts=_facts(context, names),
         )
         facts = {"winner": winner, "audits": {audit.name: audit.to_dict()}, "text": leaderboard_text(rows)}
         manifest = Manifest(
@@ -150,7 +151,7 @@ def _step(checkpoint: str) -> int:
     return int(Path(checkpoint).name.removeprefix("checkpoint-"))
 
 
-def _facts(context: Context) -> dict[str, Any]:
+def _facts(context: Context, names: Sequence[str]) -> dict[str, Any]:
     profile = context.profile
     return {
         "profile": profile.name,
@@ -160,6 +161,18 @@ def _facts(context: Context) -> dict[str, Any]:
         "data fingerprint": context.fingerprint,
         "contract": profile.contract.hash,
         "question": profile.contract.question,
+        "training": {name: _training(context, name) for name in names},
         "git commit": git_commit() or "not a checkout",
         **stack_versions(),
+    }
+
+
+def _training(context: Context, name: str) -> dict[str, Any]:
+    facts = read_manifest(context.layout.adapter(name), kind="adapter", verify=False).facts
+    peak = facts.get("peak_gpu_gib")
+    return {
+        "steps": facts.get("steps"),
+        "images per second": facts.get("images_per_s"),
+        "peak GPU memory": f"{peak} GiB" if peak else None,
+        "device": facts.get("device"),
     }

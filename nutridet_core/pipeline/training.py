@@ -32,6 +32,7 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
             context.experiment(name), context.profile, context.layout.dataset, context.layout.adapter(name)
         )
         run_id = context.open_run(name, run.config, stage="training")
+        context.tracker.describe(run_id, run.experiment.summary)
         with context.tracker.step(run_id):
             manifest = train(
                 run,
