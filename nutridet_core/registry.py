@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from nutridet_core.compare import Comparison
 from nutridet_core.errors import ArtifactError
 from nutridet_core.settings import Settings
-from nutridet_core.store import read_manifest
+from nutridet_core.store import digest, read_manifest
 from nutridet_core.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
@@ -201,13 +201,12 @@ class Registry:
         client = self.tracker.client
         if not client.search_registered_models(f"name = '{self.model}'"):
             client.create_registered_model(self.model, description=_DESCRIPTION.format(model=self.model))
-        logged = client.create_logged_model(
-            self.tracker.experiment_id, name=release.name, source_run_id=run_id, tags=release.tags, model_type="release"
+        model_id = self.tracker.logged_model(
+            release.name, digest(release.tags), run_id, kind="release", tags=release.tags
         )
-        self.tracker.log_metrics(run_id, metrics, model_id=logged.model_id)
-        client.finalize_logged_model(logged.model_id, "READY")
+        self.tracker.log_metrics(run_id, metrics, model_id=model_id)
         return client.create_model_version(
-            self.model, f"models:/{logged.model_id}", run_id=run_id, tags=release.tags, description=description
+            self.model, f"models:/{model_id}", run_id=run_id, tags=release.tags, description=description
         )
 
 

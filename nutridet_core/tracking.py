@@ -165,14 +165,24 @@ class Tracker:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [context] if splits else [])])
 
     def logged_model(
-        self, name: str, key: str, run_id: str, *, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        name: str,
+        key: str,
+        run_id: str,
+        *,
+        kind: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any] | None = None,
+        step: int = 0,
     ) -> str:
         """Id of the logged model with this key, which MLflow ranks by its metrics; made on first use.
 
         Args:
-            key: digest of its weights.
-            run_id: the run that made it.
+            key: digest of what it is.
+            run_id: the run that made it, at that training step.
         """
+        from mlflow.entities import LoggedModelOutput
+
         found = self.client.search_logged_models(
             [self.experiment_id], filter_string=f"tags.`{KEY}` = '{key}' AND source_run_id = '{run_id}'", max_results=1
         )
@@ -183,9 +193,10 @@ class Tracker:
             name=name,
             source_run_id=run_id,
             tags={**tags, KEY: key},
-            params={param: str(value)[:_PARAM_LENGTH] for param, value in params.items()},
+            params={param: str(value)[:_PARAM_LENGTH] for param, value in (params or {}).items()},
             model_type=kind,
         )
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         self.client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
 

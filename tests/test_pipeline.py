@@ -132,10 +132,17 @@ def sealed_folders(context: Context) -> dict[str, Manifest]:
 
 
 def state(context: Context) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
-    """When each file was written; and each MLflow run with how many metrics and parameters it has."""
+    """When each file was written; and each MLflow run with how many metrics and parameters it has.
+
+    Without the machine's load, which is logged every ten seconds, so more of it on a slow machine.
+    """
     files = {str(path): path.stat().st_mtime_ns for path in context.layout.root.rglob("*") if path.is_file()}
-    runs = [(run.info.run_id, len(run.data.metrics), len(run.data.params)) for run in all_runs(context)]
+    runs = [(run.info.run_id, len(_measured(run)), len(run.data.params)) for run in all_runs(context)]
     return files, sorted(runs)
+
+
+def _measured(run: Any) -> list[str]:
+    return [name for name in run.data.metrics if not name.startswith("system/")]
 
 
 def all_runs(context: Context) -> list[Any]:

@@ -130,7 +130,9 @@ def test_runs_of_one_dataset_are_shown_under_its_run(tracker: Tracker) -> None:
 def test_a_logged_model_has_its_metrics_and_is_found_again(tracker: Tracker) -> None:
     run, other = (tracker.open_run(name, name) for name in ("exp1a", "exp1b"))
     made = [
-        tracker.logged_model("exp1a-checkpoint-4", "digest", run, kind="adapter", params={"step": 4}, tags={"a": "b"})
+        tracker.logged_model(
+            "exp1a-checkpoint-4", "digest", run, kind="adapter", params={"step": 4}, tags={"a": "b"}, step=4
+        )
         for _ in range(2)
     ]
     assert made[0] == made[1]
@@ -140,6 +142,9 @@ def test_a_logged_model_has_its_metrics_and_is_found_again(tracker: Tracker) -> 
     assert [(point.key, point.value, point.step) for point in model.metrics] == [("test.mean_iou", 0.5, 4)]
     assert (model.name, model.params["step"], model.status) == ("exp1a-checkpoint-4", "4", "READY")
     assert tracker.client.get_run(run).data.metrics == {"test.mean_iou": 0.5}
+    assert [(output.model_id, output.step) for output in tracker.client.get_run(run).outputs.model_outputs] == [
+        (made[0], 4)
+    ]
 
 
 def test_the_machine_is_watched_while_a_step_runs(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:

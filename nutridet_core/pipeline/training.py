@@ -161,11 +161,12 @@ def _score(
 def _logged_model(context: Context, name: str, checkpoint: Path, sealed: Manifest, run_id: str) -> str:
     """The checkpoint in MLflow, where its scores on both splits rank it among all checkpoints."""
     experiment = context.experiment(name)
-    params = {"experiment": name, "step": sealed.facts["step"], "epoch": sealed.facts.get("epoch")}
-    params |= {"rank": experiment.rank, "towers": "+".join(sorted(experiment.towers))}
+    step = int(sealed.facts["step"])
+    params = {"experiment": name, "step": step, "epoch": sealed.facts.get("epoch"), "rank": experiment.rank}
+    params["towers"] = "+".join(sorted(experiment.towers))
     tags = {"nutridet.path": str(checkpoint), "nutridet.digest": sealed.digest}
     return context.tracker.logged_model(
-        f"{name}-{checkpoint.name}", sealed.digest, run_id, kind="adapter", params=params, tags=tags
+        f"{name}-{checkpoint.name}", sealed.digest, run_id, kind="adapter", tags=tags, params=params, step=step
     )
 
 
