@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,15 @@ from benchmarks.serving import gateway, report
 from benchmarks.serving.image_work import time_image_work
 from benchmarks.serving.load import Address
 from benchmarks.serving.measure import Measurement, gpu_mib, steps_of, weights_gib
-from benchmarks.serving.photos import enlarge, read
+from benchmarks.serving.photos import DrawnPhoto, enlarge, read
 from benchmarks.serving.questions import Questions
 from benchmarks.serving.servers import address_file, find, profile_of
 from nutridet_core.store import stack_versions, write_json
 
 WAVES = (
-    "tiny-bf16,bf16,fp8",
-    "bf16-drafts,fp8-drafts,fp8-drafts-graphs,fp8-all-drafts-graphs,tiny-fp8",
-    "fp8-all,fp8-drafts-full,fp8-drafts-four,online-fp8",
+    "tiny-bf16,bf16,fp8,fp8-drafts",
+    "fp8-all-drafts-graphs,bf16-drafts,fp8-drafts-graphs,fp8-all,tiny-fp8",
+    "fp8-drafts-full,fp8-drafts-four,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
 BEHIND_THE_GATEWAY = "fp8-drafts"
@@ -62,8 +62,8 @@ def main() -> None:
     large = enlarge(drawn, given.large)
     print(f"{len(drawn)} drawn and {len(large)} large photos", flush=True)
     for wave in given.wave or WAVES:
-        rows = measure_wave(plan, wave.split(","), drawn, large)
-        write_json(given.work / f"raw-{int(time.time())}.json", rows)
+        for rows in measure_wave(plan, wave.split(","), drawn, large):
+            write_json(given.work / f"raw-{time.time_ns()}.json", rows)
     if preparing is not None and preparing.wait() != 0:
         print("not all weights could be written", flush=True)
     if given.out:
@@ -83,25 +83,25 @@ def machine(vllm: str) -> dict[str, Any]:
     return {"device": device, "versions": versions}
 
 
-def measure_wave(plan: Plan, names: Sequence[str], drawn: Any, large: list[bytes]) -> list[dict[str, Any]]:
-    """All rows of the servers of one wave; a server that does not start is a row too."""
+def measure_wave(
+    plan: Plan, names: Sequence[str], drawn: list[DrawnPhoto], large: list[bytes]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows server by server; a server that does not start is a row too."""
     hosts = {name: _start(plan, name) for name in names}
-    rows: list[dict[str, Any]] = []
     try:
         _await(plan, hosts)
-        rows.append({"row": "memory", "servers": list(names), "gpu_mib": gpu_mib()})
+        yield [{"row": "memory", "servers": list(names), "gpu_mib": gpu_mib()}]
         for name, host in hosts.items():
-            rows += _measure(plan, name, host, drawn, large)
+            yield _measure(plan, name, host, drawn, large)
     finally:
         for host in hosts.values():
             host.terminate()
         for host in hosts.values():
             with suppress(subprocess.TimeoutExpired):
                 host.wait(timeout=30)
-    return rows
 
 
-def _measure(plan: Plan, name: str, host: Any, drawn: Any, large: list[bytes]) -> list[dict[str, Any]]:
+def _measure(plan: Plan, name: str, host: Any, drawn: list[DrawnPhoto], large: list[bytes]) -> list[dict[str, Any]]:
     log = _log(plan, name)
     if not address_file(plan.work, name).is_file():
         host.terminate()
@@ -168,7 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--vllm", default="vllm")
     parser.add_argument("--wave", action="append", help="names of servers, with commas")
     parser.add_argument("--no-prepare", action="store_true", help="the weights are there already")
-    parser.add_argument("--singles", type=int, default=30, help="photos in rows that ask one at a time")
+    parser.add_argument("--singles", type=int, default=24, help="photos in rows that ask one at a time")
     parser.add_argument("--large", type=int, default=384, help="distinct large photos")
     parser.add_argument("--patience", type=float, default=400.0, help="seconds for a wave of servers to start")
     parser.add_argument("--out", type=Path, help="result file, from all raw files of the work folder")

@@ -47,7 +47,7 @@ class Measurement:
 
     def many(self, together: int) -> int:
         """Requests in a row of so many together."""
-        return min(len(self.ask.large), max(96, _REQUESTS * together))
+        return min(len(self.ask.large), max(64, _REQUESTS * together))
 
 
 async def stock(take: Measurement) -> None:
@@ -91,7 +91,7 @@ async def throughput(take: Measurement) -> None:
 Step = Callable[[Measurement], Awaitable[None]]
 STEPS: dict[str, tuple[Step, ...]] = {
     "bf16": (singles, answers, stock, crowd),
-    "fp8": (singles, answers, throughput),
+    "fp8": (singles, answers, crowd),
     "fp8-drafts": (singles, answers, throughput),
     "fp8-all-drafts-graphs": (singles, answers, throughput),
     "fp8-drafts-four": (singles, crowd),

@@ -74,7 +74,7 @@ def result_of(rows: Rows, machine: dict[str, Any]) -> dict[str, Any]:
 
 def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any]:
     """The keys that the README and the docs show."""
-    ruled = [row for row in singles if row["row"] == "grammar" and row["server"] != STOCK]
+    ruled = [row for row in singles if row["row"] == "grammar" and row["server"] != STOCK and row["speedup"]]
     best = max(ruled, key=lambda row: row["speedup"]["value"], default=None)
     fp8 = next((row for row in singles if (row["server"], row["row"]) == ("fp8", "32 tokens")), None)
     crowd = [row for row in crowds if row["together"] == 128]
