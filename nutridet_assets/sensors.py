@@ -8,7 +8,8 @@ was before, and Dagster would take the second visit for the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -18,20 +19,36 @@ from nutridet_core.settings import Settings
 
 _NOBODY = "nobody"
 
+Look = Callable[[dg.SensorEvaluationContext], dg.RunRequest | dg.SkipReason]
 
-@dg.sensor(job=pipeline, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
+
+def _off(job: Any, *, seconds: int) -> Callable[[Look], dg.SensorDefinition]:
+    """A sensor that is off until someone turns it on, described by its docstring."""
+
+    def declare(look: Look) -> dg.SensorDefinition:
+        return dg.sensor(
+            job=job,
+            minimum_interval_seconds=seconds,
+            default_status=dg.DefaultSensorStatus.STOPPED,
+            description=look.__doc__,
+        )(look)
+
+    return declare
+
+
+@_off(pipeline, seconds=300)
 def new_photos(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Runs the whole pipeline when the photo source has changed."""
     return _when_changed(context, source_signature(Settings()), "the source", every_experiment())
 
 
-@dg.sensor(job=reevaluate_on_new_photos, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
+@_off(reevaluate_on_new_photos, seconds=300)
 def new_photos_for_champion(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Scores the champion on the photos of a source that has changed, without training: instead of `new_photos`."""
     return _when_changed(context, source_signature(Settings()), "the source")
 
 
-@dg.sensor(job=reevaluate, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
+@_off(reevaluate, seconds=60)
 def moved_champion(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Scores the champion when another version was given its alias: by a release, a rollback, or by hand in MLflow."""
     version = champion_version(Settings())

@@ -115,10 +115,11 @@ class Shift:
         """A row of a table under `HEADER`."""
         p = "< 0.001" if self.p < 0.001 else f"{self.p:.3f}"
         verdict = "differs" if self.drifted else "not told apart"
-        return TITLES[self.name], str(self.training), str(self.now), _n(self), f"{self.distance:.2f}", p, verdict
+        medians = (str(self.training), str(self.now))
+        return TITLES[self.name], verdict, f"{self.distance:.2f}", p, *medians, _n(self)
 
 
-HEADER = ("property", "median in training", "median now", "n", "KS distance", "p, corrected", "verdict")
+HEADER = ("property", "verdict", "KS distance", "p, corrected", "median in training", "median now", "n")
 
 
 def measure(dataset: Path, split: Split) -> Inputs:

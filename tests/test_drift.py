@@ -143,8 +143,9 @@ def test_shifts_and_inputs_read_back(tmp_path: Path) -> None:
     evidence = json.loads(json.dumps(audit_inputs([shift]).evidence))
     assert Shift.from_dict(evidence["light"]) == shift
     assert shift.cells[0] == "light, mean from 0 to 1"
-    assert shift.cells[1:3] == ("0.500 [0.400, 0.600]", "0.200 [0.100, 0.300]")
-    assert shift.cells[3:] == ("150 / 30", "0.70", "< 0.001", "differs")
+    assert shift.cells[1:4] == ("differs", "0.70", "< 0.001")
+    assert shift.cells[4:] == ("0.500 [0.400, 0.600]", "0.200 [0.100, 0.300]", "150 / 30")
+    assert len(shift.cells) == len(drift.HEADER)
 
 
 def _population(rng: np.random.Generator, count: int) -> Inputs:

@@ -82,3 +82,4 @@ def test_new_photos_are_noticed_once(
     assert len(requests) == 1
     assert look(sensor, cursor)[0] == []
     assert sensor.job_name == job
+    assert sensor.description
