@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
+from nutridet_assets.assets.training import Training
 from nutridet_assets.checks import results
 from nutridet_assets.definitions import defs
-from nutridet_assets.assets.training import Training
 from nutridet_assets.resources import GPU, Worker
 from nutridet_assets.schedules import overdue
 from nutridet_assets.worker import VERBS
