@@ -19,7 +19,7 @@ from nutridet_core.layout import Layout
 from nutridet_core.settings import Settings
 
 GPU = "gpu"
-"""Pool of all workers. `deploy/dagster.yaml` gives it one slot: two trainings on one GPU run out of memory."""
+"""Pool of all workers. `dagster.yaml` gives it one slot: two trainings on one GPU run out of memory."""
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
