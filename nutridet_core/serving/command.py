@@ -43,6 +43,8 @@ class ServeArguments:
     poll_seconds: float
     vllm: str
     gpu_share: float
+    drafts: bool = True
+    vllm_flags: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
 
@@ -78,7 +80,7 @@ def launch_options(given: ServeArguments) -> LaunchOptions:
         precision=_one_of("weights", given.weights, list(get_args(Precision))),  # type: ignore[arg-type]
         url=given.url,
         key=os.environ.get(ENGINE_KEY) or None,
-        vllm=VllmOptions(program=given.vllm, gpu_share=given.gpu_share),
+        vllm=VllmOptions(given.vllm, given.gpu_share, drafts=given.drafts, flags=given.vllm_flags),
         poll_seconds=given.poll_seconds,
         beside=given.beside,
     )
