@@ -320,7 +320,7 @@ def test_a_leaderboard_without_the_peer(copy: Context) -> None:
 def test_mlflow_knows_every_run_that_a_manifest_names(finished: Context) -> None:
     runs = {run.info.run_id: run for run in all_runs(finished)}
     named = {name: manifest.mlflow_run_id for name, manifest in sealed_folders(finished).items()}
-    assert {run_id for run_id in named.values() if run_id} == set(runs)
+    assert {run_id for run_id in named.values() if run_id} | {finished.dataset_run} == set(runs)
     for name, manifest in sealed_folders(finished).items():
         if manifest.kind in ("adapter", "scores", "choice", "leaderboard", "release_report"):
             assert manifest.mlflow_run_id in runs, name
@@ -329,16 +329,32 @@ def test_mlflow_knows_every_run_that_a_manifest_names(finished: Context) -> None
 def test_each_run_has_its_parameters_metrics_and_data(finished: Context) -> None:
     runs = {run.info.run_name: run for run in all_runs(finished)}
     release = current_release(finished)["release"]
-    assert set(runs) == {"baseline", "peer", *NAMES, "leaderboard", f"release {release}"}
+    dataset = f"dataset {finished.fingerprint[:7]}"
+    assert set(runs) == {dataset, "baseline", "peer", *NAMES, "leaderboard", f"release {release}"}
     for name, run in runs.items():
+        assert run.data.tags.get("mlflow.parentRunId") == (None if name == dataset else finished.dataset_run)
         assert run.info.status == "FINISHED", name
         assert run.data.tags[KEY]
         assert run.data.params, name
         (entry,) = run.inputs.dataset_inputs
         assert finished.fingerprint.startswith(entry.dataset.digest), name
         assert entry.dataset.source == PHOTOS
-        if name != "leaderboard":
-            assert {"test.mean_iou", "test.mean_iou_low", "test.photos"} <= run.data.metrics.keys(), name
+        assert {"test.mean_iou", "test.mean_iou_low", "test.photos"} <= run.data.metrics.keys(), name
+    for name in (dataset, "leaderboard"):
+        assert runs[name].data.metrics["gain.mean_iou_low"] <= runs[name].data.metrics["gain.mean_iou"]
+        assert "| exp1a |" in runs[name].data.tags["mlflow.note.content"]
+
+
+def test_checkpoints_are_models_with_scores_of_both_splits(finished: Context) -> None:
+    client = finished.tracker.client
+    models = {model.name: model for model in client.search_logged_models([finished.tracker.experiment_id])}
+    folders = [path for name in NAMES for path in checkpoints(finished.layout.adapter(name))]
+    assert set(models) == {f"{folder.parent.name}-{folder.name}" for folder in folders}
+    for folder in folders:
+        model = models[f"{folder.parent.name}-{folder.name}"]
+        splits = {metric.key.split(".")[0] for metric in model.metrics}
+        chosen = chosen_checkpoint(finished, folder.parent.name) == folder
+        assert splits == ({"selection", "test"} if chosen else {"selection"})
 
 
 def test_a_training_run_has_its_curve(finished: Context) -> None:

@@ -81,13 +81,20 @@ class Context:
         """The MLflow run of today's dataset: what was made from the same photos is shown under it."""
         tags = {"nutridet.stage": "dataset"}
         run = self.tracker.open_group(f"dataset {self.fingerprint[:7]}", self.fingerprint, tags=tags)
+        # Nothing that the fingerprint does not decide: MLflow refuses another value of a parameter.
+        self.tracker.log_params(run, {"data_fingerprint": self.fingerprint, "photos": self._photos})
         self._log_dataset(run)
         return run
 
+    @property
+    def _photos(self) -> dict[str, int]:
+        """By split."""
+        facts = read_manifest(self.layout.dataset, kind="dataset", verify=False).facts
+        return dict(facts.get("splits", {}))
+
     def _log_dataset(self, run_id: str) -> None:
-        splits = read_manifest(self.layout.dataset, kind="dataset", verify=False).facts.get("splits", {})
         source = self.settings.source or self.profile.source
-        self.tracker.log_dataset(run_id, "nutrition_dataset", self.fingerprint, source, splits)
+        self.tracker.log_dataset(run_id, "nutrition_dataset", self.fingerprint, source, self._photos)
 
     def run_of(self, manifest: Manifest, name: str, *, stage: str) -> str:
         """The MLflow run that made an artefact; opened anew where MLflow no longer has it."""
