@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,9 @@ from nutridet_core.data.examples import Record, Split
 from nutridet_core.profiles import Profile
 from nutridet_core.scores import Sample, Scores, score
 from nutridet_core.store import Manifest, seal, write_json, writing
+
+if TYPE_CHECKING:
+    from nutridet_core.predict import Batches
 
 PREDICTIONS = "predictions.parquet"
 SCORES = "scores.json"
@@ -41,28 +44,28 @@ _SCHEMA = pa.schema(
 )
 
 
+def prepare_split(processor: Any, profile: Profile, dataset: Path, split: Split, *, keep_bytes: int = 0) -> Batches:
+    """The photos of a split as batches of the profile's size; `keep_bytes` of them stay for the next model."""
+    from nutridet_core.predict import Batches
+
+    photos = open_photos(dataset, split)
+    return Batches(processor, profile.contract, photos, profile.score_batch_size, keep_bytes=keep_bytes)
+
+
 def answer_split(
     model: Any,
-    processor: Any,
+    batches: Batches,
     profile: Profile,
     dataset: Path,
     split: Split,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Sample]:
-    """What the model answers about every photo of a split, in the dataset's order."""
-    from nutridet_core.predict import predict
+    """What the model answers about every photo of a split (`prepare_split`), in the dataset's order."""
+    from nutridet_core.predict import predict_batches
 
     records = load_records(dataset, split)
-    predictions = predict(
-        model,
-        processor,
-        profile.contract,
-        open_photos(dataset, split),
-        batch_size=profile.score_batch_size,
-        max_new_tokens=profile.max_new_tokens,
-        progress=progress,
-    )
+    predictions = predict_batches(model, batches, max_new_tokens=profile.max_new_tokens, progress=progress)
     return [
         sample(
             record,

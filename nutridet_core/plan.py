@@ -3,8 +3,8 @@
 Belongs here: counting on a copy of the network that has no weights, and the estimate of memory. Does not
 belong here: refusing for want of space (`disk`), or measuring what a run took (`train`).
 
-The estimate is a formula whose two constants were fitted to Qwen2-VL-7B on an H100 (`tests/test_plan.py` has the
-figures, and holds the formula to within 10 % of each).
+The estimate is a formula that was fitted to Qwen2-VL-7B on an H100 (`tests/test_plan.py` has the figures, and holds
+the formula to within 10 % of each).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.activations import MEMORY_SHARE, step_bytes, tokens_of, vision_bytes
 from nutridet_core.data.sources.hub import remote as photos_at
 from nutridet_core.disk import free_bytes, gigabytes
 from nutridet_core.experiments import Experiment
@@ -24,16 +25,8 @@ from nutridet_core.models import Source, base_source
 from nutridet_core.profiles import Profile
 from nutridet_core.settings import Settings
 
-MEMORY_SHARE = 0.8
-"""Of a GPU's memory; what may go beyond it is said in advance."""
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Of a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (arXiv 2305.14314)."""
-_TEXT_TOKENS = 126
-"""Of prompt and answer."""
-_LOGIT_BYTES = 10
-"""Of a token and a word of the vocabulary in training: logits in float32, their gradient, a bf16 copy."""
-_KEPT_BYTES = {True: 10, False: 140}
-"""Of a token, a layer and a unit of its width in training: with gradient checkpointing, and without."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,8 @@ class Network:
     layers: int
     adapters: Mapping[str, int]
     """LoRA weights by experiment."""
+    vision_step: Mapping[str, int]
+    """Bytes of the vision tower's activations, by experiment that trains it."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,8 @@ def count_network(folder: Path, profile: Profile, experiments: Sequence[Experime
         model = model_class(config)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     rounded = [layer for name, layer in linear.items() if not name.startswith(family.full_precision_modules)]
-    text = config.text_config
+    text, vision = config.text_config, config.vision_config
+    seen = vision_bytes(profile, getattr(vision, "embed_dim", vision.hidden_size), vision.depth)
     return Network(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantised=sum(layer.weight.numel() for layer in rounded),
@@ -148,6 +144,7 @@ def count_network(folder: Path, profile: Profile, experiments: Sequence[Experime
         width=text.hidden_size,
         layers=text.num_hidden_layers,
         adapters={experiment.name: _lora_weights(linear, family, experiment) for experiment in experiments},
+        vision_step={experiment.name: seen for experiment in experiments if "vision" in experiment.towers},
     )
 
 
@@ -163,16 +160,14 @@ def disk_bytes(profile: Profile, network: Network, experiments: Sequence[Experim
 
 
 def memory_bytes(profile: Profile, network: Network) -> dict[str, int]:
-    """Peak memory on one GPU: of each training, and, as a bound, of answering."""
-    tokens = profile.max_pixels // profile.architecture.cell_px**2 + _TEXT_TOKENS
-    frozen = weight_bytes(profile, network)
-    kept = network.width * network.layers
-    photo = tokens * (_LOGIT_BYTES * network.vocabulary + _KEPT_BYTES[profile.gradient_checkpointing] * kept)
+    """Peak memory on one GPU: the least that each training takes, and, as a bound, of answering."""
+    frozen, kept = weight_bytes(profile, network), 0 if profile.gradient_checkpointing else network.layers
+    step = step_bytes(profile, network.width, network.layers, kept)
     training = {
-        f"training {name}": frozen + 4 * weights * _item(profile) + profile.train_batch_size * photo
+        f"training {name}": frozen + 4 * weights * _item(profile) + step + network.vision_step.get(name, 0)
         for name, weights in network.adapters.items()
     }  # weight, gradient and AdamW's two averages
-    answer = tokens * 2 * kept * _item(profile) + profile.max_new_tokens * network.vocabulary * 4
+    answer = tokens_of(profile) * 2 * network.width * network.layers * _item(profile)
     scoring = network.parameters * _item(profile) + profile.score_batch_size * answer
     return training | {"answering, at most": scoring}
 

@@ -20,6 +20,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from nutridet_core.answers import Answer, without_terminators
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 
+Batch = tuple[list[tuple[int, int]], Any]
+"""Sizes of photos in px (width, height), and the model's inputs, padded to the longest."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -32,6 +35,48 @@ class Prediction:
     """Share of its batch's wall clock, photo preparation included."""
 
 
+class Batches:
+    """Photos as model inputs, `(sizes in px, inputs)` a batch: each is prepared while the model answers the one before.
+
+    Whoever goes through them again (the next checkpoint) finds those that fit into memory ready.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        contract: Contract,
+        photos: Sequence[Callable[[], Image.Image]],
+        batch_size: int,
+        *,
+        keep_bytes: int = 0,
+    ) -> None:
+        """`photos` are functions that open a photo (RGB, EXIF applied), so that few are in memory."""
+        self.processor, self.contract, self.photos = processor, contract, photos
+        self._parts = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
+        self._kept: dict[int, Batch] = {}
+        self._room = keep_bytes
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in the photos' order."""
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            waiting: deque[Future[Batch]] = deque()
+            for number in range(len(self._parts)):
+                waiting.append(ahead.submit(self._prepare, number))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
+
+    def _prepare(self, number: int) -> Batch:
+        if number in self._kept:
+            return self._kept[number]
+        opened = [open_photo() for open_photo in self._parts[number]]
+        batch = [photo.size for photo in opened], encode(self.processor, self.contract, opened)
+        size = sum(tensor.nbytes for tensor in batch[1].values())
+        if size <= self._room:
+            self._kept[number], self._room = batch, self._room - size
+        return batch
+
+
 def predict(
     model: Any,
     processor: Any,
@@ -40,17 +85,27 @@ def predict(
     *,
     batch_size: int,
     max_new_tokens: int,
+) -> list[Prediction]:
+    """One prediction per photo, in order; `photos` as in `Batches`."""
+    return predict_batches(model, Batches(processor, contract, photos, batch_size), max_new_tokens=max_new_tokens)
+
+
+def predict_batches(
+    model: Any,
+    batches: Batches,
+    *,
+    max_new_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Prediction]:
     """One prediction per photo, in order.
 
     Args:
-        photos: functions that open a photo (RGB, EXIF applied), so that only one batch is in memory.
         progress: called with (done, total) after every batch.
     """
     predictions: list[Prediction] = []
+    processor, contract = batches.processor, batches.contract
     began = time.perf_counter()
-    for sizes, inputs in _prepared(processor, contract, photos, batch_size):
+    for sizes, inputs in batches:
         tokens, scores = generate(model, processor, inputs, max_new_tokens)
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=False)
         seconds, began = (time.perf_counter() - began) / len(sizes), time.perf_counter()
@@ -58,7 +113,7 @@ def predict(
             Prediction(contract.read(without_terminators(text), resized_size(contract, *size)), score, seconds)
             for text, score, size in zip(texts, scores, sizes, strict=True)
         ]
-        progress(len(predictions), len(photos))
+        progress(len(predictions), len(batches.photos))
     return predictions
 
 
@@ -73,7 +128,7 @@ def generate(
     """
     confidence = Confidence()
     tokens = model.generate(
-        **inputs.to(model.device),
+        **{name: tensor.to(model.device) for name, tensor in inputs.items()},
         max_new_tokens=max_new_tokens,
         do_sample=False,
         repetition_penalty=1.0,  # some published models ask for more than 1, which would punish a repeated digit
@@ -100,30 +155,7 @@ class Confidence(LogitsProcessor):
         return [float(value) for value in means.exp()]
 
 
-def _prepared(
-    processor: Any, contract: Contract, photos: Sequence[Callable[[], Image.Image]], batch_size: int
-) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-    """Sizes and model inputs of batches; the next batch is prepared while the model answers this one."""
-
-    def prepare(batch: Sequence[Callable[[], Image.Image]]) -> tuple[list[tuple[int, int]], Any]:
-        opened = [open_photo() for open_photo in batch]
-        return [photo.size for photo in opened], encode(processor, contract, opened)
-
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting: deque[Future[tuple[list[tuple[int, int]], Any]]] = deque()
-        for batch in _batches(photos, batch_size):
-            waiting.append(ahead.submit(prepare, batch))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
-
-
 def encode(processor: Any, contract: Contract, photos: list[Image.Image]) -> Any:
     """Model inputs for the contract's question about each photo, left-padded."""
     prompts = [prompt_text(contract, processor)] * len(photos)
     return processor(images=photos, text=prompts, padding=True, padding_side="left", return_tensors="pt")
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -45,6 +45,7 @@ class Profile:
     max_new_tokens: int
     """Longest answer, in tokens."""
     gradient_checkpointing: bool
+    """Layers whose activations do not fit compute them twice (`activations`); otherwise all keep them."""
     compile_layers: bool = False
     """Compile the language model's layers for training: a minute at the start for steps that are faster."""
     max_epochs: int | None = None
@@ -102,6 +103,7 @@ QWEN2_VL_7B = Profile(
     score_batch_size=16,
     max_new_tokens=128,
     gradient_checkpointing=True,
+    compile_layers=True,
 )
 
 QWEN2_VL_7B_BF16 = replace(QWEN2_VL_7B, name="qwen2-vl-7b-bf16", training_precision="bf16")

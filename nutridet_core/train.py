@@ -24,6 +24,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from nutridet_core.activations import KeepWhatFits
 from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
@@ -102,7 +103,7 @@ def train(
     resume_from = prepare_folder(run.folder, config)
     processor = load_processor(base_source(run.profile), run.profile.architecture, run.profile.contract)
     watch = Watch(run.experiment, run.profile.architecture, _checkpoint_manifest(run, processor), log, on_metrics)
-    trainer = build_trainer(run, processor, watch)
+    trainer = build_trainer(run, processor, watch, log)
     missing = run.epochs - len(checkpoints(run.folder))
     require_space(run.folder, missing * checkpoint_bytes(trainer.model), f"{missing} checkpoints")
     if "vision" not in run.experiment.towers:
@@ -191,7 +192,7 @@ class Collator:
         return batch
 
 
-def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> SFTTrainer:
+def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback, log: Callable[[str], None]) -> SFTTrainer:
     """The trainer, ready to be audited and started."""
     torch.manual_seed(run.experiment.seed)
     profile = run.profile
@@ -203,7 +204,7 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback) -> S
         data_collator=Collator(processor, mask_prompt=run.experiment.mask_prompt),
         processing_class=processor,
         peft_config=lora_config(run.experiment, profile),
-        callbacks=[watch],
+        callbacks=[watch, KeepWhatFits(profile, log)],
     )
     trainer.remove_callback(PrinterCallback)  # `watch` says it with speed and time left
     _set_adapter_dtype(trainer.model, compute_dtype(profile.training_precision))
@@ -245,6 +246,7 @@ def _arguments(run: TrainingRun) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_num_workers=_WORKERS if torch.cuda.is_available() else 0,
+        dataloader_persistent_workers=torch.cuda.is_available(),
     )
 
 

@@ -68,19 +68,29 @@ def test_the_network_is_counted_without_its_weights(network: Network) -> None:
 @pytest.mark.parametrize(
     ("changes", "measured_gib"),
     [
-        ({"train_batch_size": 1}, 10),
-        ({"train_batch_size": 8}, 21),
-        ({"train_batch_size": 8, "training_precision": "bf16"}, 30),
-        ({"train_batch_size": 4, "training_precision": "bf16", "gradient_checkpointing": False}, 53),
+        ({}, 10.4),
+        ({"training_precision": "bf16"}, 19.3),
+        ({"training_precision": "bf16", "gradient_checkpointing": False}, 49.2),
+        ({"training_precision": "bf16", "gradient_checkpointing": False, "train_batch_size": 4}, 32.9),
+        ({"training_precision": "bf16", "gradient_checkpointing": False, "train_batch_size": 4,
+          "compile_layers": False}, 53),
     ],
-    ids=["nf4 1", "nf4 8", "bf16 8", "bf16 4 without checkpointing"],
-)
+    ids=["nf4", "bf16", "bf16 without checkpointing", "batch of 4", "batch of 4, not compiled"],
+)  # fmt: skip
 def test_the_estimate_is_near_what_an_h100_measured(
     network: Network, changes: dict[str, Any], measured_gib: float
 ) -> None:
-    """Qwen2-VL-7B with random weights, r = 64 on the language model, 576 visual tokens, rounded to whole GiB."""
+    """Qwen2-VL-7B with random weights, r = 64 on the language model, 576 visual tokens."""
     profile = replace(SEVEN, max_pixels=576 * 28 * 28, **changes)
     assert memory_bytes(profile, network)["training exp1a"] / 2**30 == pytest.approx(measured_gib, rel=0.1)
+
+
+def test_a_trained_vision_tower_takes_more(network: Network) -> None:
+    """12.2 GiB were measured with LoRA in both towers, 10.4 with it in the language model."""
+    profile = replace(SEVEN, max_pixels=600 * 28 * 28)
+    needed = memory_bytes(profile, network)
+    assert needed["training exp1a"] == needed["training exp1b"]
+    assert needed["training exp2"] / 2**30 == pytest.approx(12.2, rel=0.1)
 
 
 def test_the_profiles_fit_the_gpus_that_they_are_for(network: Network) -> None:
@@ -88,8 +98,8 @@ def test_the_profiles_fit_the_gpus_that_they_are_for(network: Network) -> None:
         memory_bytes(get_profile(name), network)["training exp1a"] / 2**30
         for name in ("qwen2-vl-7b", "qwen2-vl-7b-bf16")
     )
-    assert quantised < 22, "for a card of 24 GB"
-    assert 24 < whole < MEMORY_SHARE * 40, "for one of 48 GB or more"
+    assert quantised < MEMORY_SHARE * 16, "for a card of 24 GB, with room for a few layers' activations"
+    assert MEMORY_SHARE * 22 < whole < MEMORY_SHARE * 40, "for one of 48 GB or more"
 
 
 def test_disk_is_counted_for_every_checkpoint_and_both_weights(network: Network) -> None:
@@ -112,9 +122,9 @@ def test_a_run_says_in_advance_what_is_scarce(config: Path, monkeypatch: pytest.
     profile = replace(SEVEN, base_model=str(config), revision=None)
     monkeypatch.setattr(plan, "find_gpu", lambda: None)
     assert memory_notices(profile, [EXP1A]) == []
-    monkeypatch.setattr(plan, "find_gpu", lambda: Gpu("card", 24 * 2**30))
+    monkeypatch.setattr(plan, "find_gpu", lambda: Gpu("card", 12 * 2**30))
     (training,) = (line for line in memory_notices(profile, [EXP1A]) if "training" in line)
-    assert re.fullmatch(r"training exp1a: about 2\d\.\d GiB: \d+% of this GPU's memory, above 80%", training)
+    assert re.fullmatch(r"training exp1a: about 1\d\.\d GiB: \d+% of this GPU's memory, above 80%", training)
     monkeypatch.setattr(plan, "find_gpu", lambda: Gpu("card", 80 * 2**30))
     assert memory_notices(profile, [EXP1A]) == []
 
@@ -141,7 +151,7 @@ def test_the_command_says_it_all_and_fetches_only_the_configuration(tmp_path: Pa
         "  model-00001-of-00002.safetensors  3.0 MB", "  model-00002-of-00002.safetensors  6.0 MB",
     ]  # fmt: skip
     assert "  merged model  16.6 GB" in lines
-    assert any(line.startswith("  training exp1a  2") and "GiB" in line for line in lines)
+    assert any(line.startswith("  training exp1a  1") and "GiB" in line for line in lines)
     assert lines[-1] == "photos: the source 'hub' names no commit yet; set NUTRIDET_SOURCE=hub@COMMIT"
     assert hub.fetched() == ["config.json"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError, SettingsError
-from nutridet_core.evaluate import answer_split, load_scores, save_scores
+from nutridet_core.evaluate import answer_split, load_scores, prepare_split, save_scores
 from nutridet_core.experiments import Experiment
 from nutridet_core.layout import Layout
 from nutridet_core.profiles import Profile
@@ -19,6 +19,9 @@ from nutridet_core.scores import Sample, Scores
 from nutridet_core.settings import Settings
 from nutridet_core.store import Manifest, digest, read_manifest, reusable
 from nutridet_core.tracking import Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from nutridet_core.predict import Batches
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -115,6 +118,7 @@ def score_model(
     step: int = 0,
     model_id: str | None = None,
     check: Callable[[Any, Any], dict[str, Any]] = lambda model, processor: {},
+    batches: Callable[[], Batches] | None = None,
 ) -> Scores:
     """Score a model on a split, or take the scores that are there.
 
@@ -124,6 +128,7 @@ def score_model(
         weights: digest of what is scored; with the dataset and the contract it decides about reuse.
         load: gives (model, processor); not called when the scores are there.
         check: looks at the loaded model before it answers; what it returns goes into the manifest.
+        batches: gives the split's photos, where several models share them.
     """
     config = scores_config(context, weights)
     kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step, model_id=model_id)
@@ -131,17 +136,17 @@ def score_model(
         return kept
     model, processor = load()
     facts = check(model, processor)
-    samples = answer_split(
-        model,
-        processor,
-        context.profile,
-        context.layout.dataset,
-        split,
-        progress=progress(context, f"{subject} on {split}"),
-    )
+    photos = batches() if batches else split_batches(context, processor, split)
+    report = progress(context, f"{subject} on {split}")
+    samples = answer_split(model, photos, context.profile, context.layout.dataset, split, progress=report)
     return keep_scores(
         context, subject, split, samples, config=config, facts=facts, run_id=run_id, step=step, model_id=model_id
     )
+
+
+def split_batches(context: Context, processor: Any, split: Split, *, keep_bytes: int = 0) -> Batches:
+    """The photos of a split, ready for a model."""
+    return prepare_split(processor, context.profile, context.layout.dataset, split, keep_bytes=keep_bytes)
 
 
 def scores_config(context: Context, weights: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nutridet_core.compare import Comparison, compare, compare_unpaired
 from nutridet_core.drift import audit_inputs, compare_inputs, measure
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import answer_split, load_samples, load_scores, save_scores
-from nutridet_core.pipeline.context import Context, progress
+from nutridet_core.pipeline.context import Context, progress, split_batches
 from nutridet_core.pipeline.history import STAMP, Reevaluation, past_reevaluations, write_history
 from nutridet_core.pipeline.inputs import training_inputs
 from nutridet_core.pipeline.release import model_registry
@@ -45,7 +45,8 @@ def reevaluate_champion(context: Context) -> Manifest:
     model = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)
     processor = load_processor(source, profile.architecture, profile.contract)
     report = progress(context, "champion on test")
-    samples = answer_split(model, processor, profile, context.layout.dataset, "test", progress=report)
+    batches = split_batches(context, processor, "test")
+    samples = answer_split(model, batches, profile, context.layout.dataset, "test", progress=report)
     return _keep(context, version, release, samples)
 
 

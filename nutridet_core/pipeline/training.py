@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nutridet_core.audits import Audit, audit_adapter_active, audit_contract
+from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
+from nutridet_core.pipeline.adapted import AdaptedBase
 from nutridet_core.pipeline.context import Context, score_model
 from nutridet_core.scores import Scores
 from nutridet_core.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
@@ -48,9 +49,9 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
 
 def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:
     """Score every checkpoint of the experiments on selection, with one load of the base model."""
-    wear = _base_with(context)
+    base = AdaptedBase(context)
     return {
-        name: [_score(context, wear, name, path, "selection") for path in _checkpoints(context, name)] for name in names
+        name: [_score(context, base, name, path, "selection") for path in _checkpoints(context, name)] for name in names
     }
 
 
@@ -72,8 +73,8 @@ def choose_checkpoint(context: Context, name: str) -> Manifest:
 
 def score_experiments(context: Context, names: Sequence[str]) -> dict[str, Scores]:
     """Score the chosen checkpoint of each experiment on test, once."""
-    wear = _base_with(context)
-    return {name: _score(context, wear, name, chosen_checkpoint(context, name), "test") for name in names}
+    base = AdaptedBase(context)
+    return {name: _score(context, base, name, chosen_checkpoint(context, name), "test") for name in names}
 
 
 def chosen_checkpoint(context: Context, name: str) -> Path:
@@ -111,35 +112,7 @@ def _checkpoints(context: Context, name: str) -> list[Path]:
     return found
 
 
-def _base_with(context: Context) -> Callable[[Path], tuple[Any, Any]]:
-    """A function that dresses one base model in an adapter; the base is loaded when it is first called."""
-    from nutridet_core.features import FeatureStore, cache_features
-    from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
-
-    profile, features = context.profile, FeatureStore()
-    source, family, contract = base_source(profile), profile.architecture, profile.contract
-
-    @cache
-    def processor() -> Any:
-        return load_processor(source, family, contract)
-
-    model: Any = None
-
-    def wear(adapter: Path) -> tuple[Any, Any]:
-        nonlocal model
-        if model is None:
-            context.log(f"loading {profile.base_model} in {profile.scoring_precision}")
-            model = load_model(source, family, profile.scoring_precision, contract)
-        model = attach_adapter(model, adapter, contract)
-        cache_features(model.requires_grad_(False), family, features)
-        return model, processor()
-
-    return wear
-
-
-def _score(
-    context: Context, wear: Callable[[Path], tuple[Any, Any]], name: str, checkpoint: Path, split: Any
-) -> Scores:
+def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, split: Split) -> Scores:
     subject = name if split == "test" else f"{name}/{checkpoint.name}"
     sealed = read_manifest(checkpoint, kind="checkpoint")
     _require_same_dataset(context, sealed, checkpoint)
@@ -150,11 +123,12 @@ def _score(
         subject,
         split,
         weights=sealed.digest,
-        load=lambda: wear(checkpoint),
+        load=lambda: base.wear(checkpoint),
         run_id=run_id,
         step=int(sealed.facts["step"]),
         model_id=_logged_model(context, name, checkpoint, sealed, run_id),
         check=lambda model, processor: _audit(context, sealed, model, processor),
+        batches=lambda: base.batches(split),
     )
 
 
