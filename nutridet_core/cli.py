@@ -230,7 +230,7 @@ def serve(
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at an alias.")] = 30.0,
     vllm: Annotated[str, typer.Option(help="The vllm program; may lie in another environment.")] = "vllm",
     gpu_share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of the GPU's memory, for vllm.")] = 0.8,
-    drafts: Annotated[bool, typer.Option(help="Draft the grammar's tokens for vllm: the same answers, sooner.")] = True,
+    drafts: Annotated[bool, typer.Option(help="Draft the grammar's tokens for vllm: fewer steps.")] = False,
     vllm_flag: Annotated[list[str] | None, typer.Option(help="A further flag of vllm's own; may be repeated.")] = None,
     beside: Annotated[
         list[str] | None, typer.Option(help="Another model to compare with: base, merged, fp8 or NAME=FOLDER.")

@@ -36,7 +36,7 @@ def tokenizer() -> Any:
 
 
 def template(tokenizer: Any) -> Template:
-    text = environment(TINY, "key", VllmOptions())[TEMPLATE]
+    text = environment(TINY, "key", VllmOptions(drafts=True))[TEMPLATE]
     digits = frozenset(tokenizer.encode(str(digit))[-1] for digit in range(10))
     return Template(tokenizer.encode(text), digits)
 
@@ -107,14 +107,14 @@ def vllm(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.cached_tokenizer_from_config = lambda config: tokenizer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.tokenizers", module)
-    given = environment(TINY, "key", VllmOptions())
+    given = environment(TINY, "key", VllmOptions(drafts=True))
     monkeypatch.setenv(TEMPLATE, given[TEMPLATE])
     monkeypatch.syspath_prepend(given["PYTHONPATH"].split(":")[0])
     return SimpleNamespace(model_config=None, speculative_config=SimpleNamespace(num_speculative_tokens=LENGTH))
 
 
 def test_vllm_finds_the_class_by_its_name(vllm: Any) -> None:
-    line = command(TINY, "/weights", 1, VllmOptions())
+    line = command(TINY, "/weights", 1, VllmOptions(drafts=True))
     path = json.loads(line[line.index("--speculative-config") + 1])["model"]
     module, name = path.rsplit(".", 1)
     assert Path(importlib.import_module(module).__file__ or "") == Path(answer_drafts.__file__)
@@ -141,13 +141,13 @@ def test_many_requests_get_what_is_certain(vllm: Any, tokenizer: Any) -> None:
 
 def test_other_families_are_drafted_too(tokenizer: Any) -> None:
     """JSON has other fixed tokens, and its numbers are digits one by one as well."""
-    text = environment(QWEN2_5_VL_7B, "key", VllmOptions())[TEMPLATE]
+    text = environment(QWEN2_5_VL_7B, "key", VllmOptions(drafts=True))[TEMPLATE]
     assert text == QWEN2_5_VL_7B.contract.write([Box(0.25, 0.25, 0.75, 0.75)], (644, 644)) + END
     assert QWEN2_5_VL_7B.architecture is QWEN2_5_VL
     assert '"bbox_2d": [161, 161, 483, 483]' in text
 
 
-def test_drafts_can_be_left_out() -> None:
-    options = VllmOptions(drafts=False)
+def test_drafts_are_asked_for() -> None:
+    options = VllmOptions()
     assert "--speculative-config" not in command(TINY, "/weights", 1, options)
     assert TEMPLATE not in environment(TINY, "key", options)

@@ -153,12 +153,12 @@ def test_the_commands_limits_are_the_gateways() -> None:
     given = ServeArguments(
         model=None, engine="fake", url=None, weights="merged", host="127.0.0.1", port=0, places=7, seconds=9.0,
         max_mb=3, max_megapixels=2, allow_host=("Images.Example.org", "http://127.0.0.1:81"), poll_seconds=1.0,
-        vllm="vllm", gpu_share=0.5, drafts=False, vllm_flags=("--max-num-seqs=7",),
+        vllm="vllm", gpu_share=0.5, drafts=True, vllm_flags=("--max-num-seqs=7",),
     )  # fmt: skip
     options, vllm = gateway_options(given, "geheim"), launch_options(given).vllm
     assert (options.limits.places, options.limits.seconds, options.key) == (7, 9.0, "geheim")
     assert (options.limits.photo.bytes, options.limits.photo.pixels) == (3 * 2**20, 2_000_000)
-    assert (vllm.gpu_share, vllm.drafts, vllm.flags) == (0.5, False, ("--max-num-seqs=7",))
+    assert (vllm.gpu_share, vllm.drafts, vllm.flags) == (0.5, True, ("--max-num-seqs=7",))
     assert options.allowed_origins == (("https", "images.example.org", 443), ("http", "127.0.0.1", 81))
 
 

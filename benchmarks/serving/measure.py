@@ -97,6 +97,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "fp8-drafts-four": (singles, crowd),
     "tiny-bf16": (answers,),
     "tiny-fp8": (answers,),
+    "cpu": (answers,),
+    "cpu-drafts": (answers,),
 }
 """What each server is asked; others get `singles` and `answers`."""
 

@@ -17,7 +17,7 @@ from benchmarks.serving.servers import WIDE
 from benchmarks.serving.wide import QWEN2_VL_7B, Shape, widen
 from nutridet_core.merge import merge
 from nutridet_core.models import Source, load_model, load_processor
-from nutridet_core.profiles import TINY, TINY_TUNED
+from nutridet_core.profiles import TINY, TINY_TUNED, Profile
 from nutridet_core.quantize import quantize, set_fp8_scales
 from nutridet_core.store import Manifest, seal, writing
 
@@ -28,7 +28,7 @@ def prepare(work: Path, shape: Shape = QWEN2_VL_7B) -> None:
     _timed("the embedded model, merged", lambda: merge(TINY, TINY_TUNED, small, name="tiny"))
     _timed("its wide form", lambda: write_wide(small, work / "bf16", shape))
     _timed("FP8 of the language model", lambda: quantize(WIDE, work / "bf16", work / "fp8", name="fp8"))
-    _timed("FP8 of everything", lambda: write_all_fp8(work / "bf16", work / "fp8-all"))
+    _timed("FP8 of everything", lambda: write_all_fp8(WIDE, work / "bf16", work / "fp8-all"))
     _timed("FP8 of the embedded model", lambda: quantize(TINY, small, work / "tiny-fp8", name="tiny-fp8"))
 
 
@@ -41,20 +41,20 @@ def write_wide(small: Path, folder: Path, shape: Shape) -> None:
         seal(draft, Manifest(kind="model", name="wide", contract=WIDE.contract.hash))
 
 
-def write_all_fp8(bf16: Path, folder: Path) -> None:
+def write_all_fp8(profile: Profile, bf16: Path, folder: Path) -> None:
     """FP8 of every linear layer: language model, vision tower and head; embeddings stay."""
     from compressed_tensors.compressors import ModelCompressor
 
-    source, family = Source(str(bf16)), WIDE.architecture
-    model = load_model(source, family, "bf16", WIDE.contract).to(torch.bfloat16)
+    source, family, contract = Source(str(bf16)), profile.architecture, profile.contract
+    model = load_model(source, family, "bf16", contract).to(torch.bfloat16)
     set_fp8_scales(model, (), ("Linear", "re:.*lm_head"))
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     with writing(folder) as draft:
         model.save_pretrained(draft, max_shard_size="4GB")
         compressor.update_config(draft)
-        load_processor(source, family, WIDE.contract).save_pretrained(draft)
-        seal(draft, Manifest(kind="model", name="fp8-all", contract=WIDE.contract.hash))
+        load_processor(source, family, contract).save_pretrained(draft)
+        seal(draft, Manifest(kind="model", name="fp8-all", contract=contract.hash))
 
 
 def _timed(what: str, write: Callable[[], Any]) -> None:

@@ -19,6 +19,8 @@ from nutridet_core.prompts import Contract
 from nutridet_core.store import stack_versions, write_json
 
 STOCK, STOCK_ROW = "bf16", "24 tokens"
+BASES = {"cpu": "cpu", "cpu-drafts": "cpu"}
+"""What servers are compared with, if not with stock vLLM on a GPU."""
 PUBLISHED = {"bf16_ms": 600, "fp8_ms": 375, "weights_gib": [15.0, 8.8], "n": 1, "device": "RTX 6000 Ada"}
 """The published run's table (docs/published-run.md)."""
 
@@ -48,14 +50,15 @@ class Rows:
 def write(work: Path, out: Path) -> None:
     """The result file."""
     rows = Rows([row for path in sorted(work.glob("raw-*.json")) for row in json.loads(path.read_text())])
-    device = work / "device.json"
-    write_json(out, result_of(rows, json.loads(device.read_text()) if device.is_file() else {}))
+    write_json(out, result_of(rows, *(_read(work / f"{name}.json") for name in ("device", "offline", "texts"))))
 
 
-def result_of(rows: Rows, machine: dict[str, Any]) -> dict[str, Any]:
-    """What is published."""
+def result_of(
+    rows: Rows, machine: dict[str, Any], offline: dict[str, Any], texts: dict[str, list[str]]
+) -> dict[str, Any]:
+    """What is published; what was not measured is left out."""
     singles, crowds = single_stream(rows), together_of(rows)
-    return {
+    result = {
         "command": "python -m benchmarks.serving --photos PHOTOS --work WORK --out benchmarks/results/serving.json",
         "device": machine.get("device", "unknown"),
         "versions": machine.get("versions") or stack_versions(),
@@ -65,11 +68,13 @@ def result_of(rows: Rows, machine: dict[str, Any]) -> dict[str, Any]:
         "image_work_ms": image_work(rows),
         "single_stream": singles,
         "together": crowds,
-        "answers": answers(rows),
+        "answers": answers(rows, texts.get("bf16", [])),
         "gateway": gateway(rows),
+        "offline": offline,
         "servers": [_server(rows, each.name, each.shows) for each in SERVERS],
         "published": PUBLISHED,
     }
+    return {key: value for key, value in result.items() if value not in ({}, [])}
 
 
 def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any
     for row in gateway(rows):
         key = "gateway_overhead_ms" if row["together"] == 1 else "gateway_share_of_throughput"
         found[key] = row["overhead_ms"] if row["together"] == 1 else row["lost"]
-    return found
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def single_stream(rows: Rows) -> list[Row]:
@@ -99,7 +104,7 @@ def single_stream(rows: Rows) -> list[Row]:
         if row.get("together") != 1 or "seconds" not in row:
             continue
         name = row["row"] if row["row"] in ("32 tokens", "own answers") else STOCK_ROW
-        base = rows.find(STOCK, name)
+        base = rows.find(BASES.get(row["server"], STOCK), name)
         results.append(
             {
                 "server": row["server"], "row": row["row"], "n": len(row["seconds"]),
@@ -154,16 +159,17 @@ def image_work(rows: Rows) -> dict[str, Any]:
     return {name: {**percentile_of(seconds, 50, 1000), "n": len(seconds)} for name, seconds in steps.items()}
 
 
-def answers(rows: Rows) -> list[Row]:
-    """The embedded model's own answers, compared with stock vLLM's in bf16."""
-    base = rows.find(STOCK, "own answers, all", 32)
-    found = [*rows.named("own answers, all"), *rows.named("begun, all")]
-    contract = _contract()
-    return [
-        {"server": row["server"], "row": row["row"], **_shown(agreement(contract, base["texts"], _written(row)))}
-        for row in found
-        if base
-    ]
+def answers(rows: Rows, transformers: list[str]) -> list[Row]:
+    """The embedded model's own answers, compared with those of vLLM as it comes, and of transformers."""
+    contract, results = _contract(), []
+    for row in [*rows.named("own answers, all"), *rows.named("begun, all")]:
+        name = BASES.get(row["server"], STOCK)
+        base = rows.find(name, "own answers, all", 32)
+        for other, texts in ((name, base and base["texts"]), ("transformers", transformers)):
+            if texts and other != row["server"]:
+                alike = _shown(agreement(contract, texts, _written(row)))
+                results.append({"server": row["server"], "row": row["row"], "compared_with": other, **alike})
+    return results
 
 
 def gateway(rows: Rows) -> list[Row]:
@@ -186,6 +192,10 @@ def gateway(rows: Rows) -> list[Row]:
             }
         )  # fmt: skip
     return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def _server(rows: Rows, name: str, shows: str) -> Row:

@@ -29,6 +29,8 @@ UNCACHED = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0", "--max
 _MANY = ("--kv-cache-memory-bytes", str(5 * 2**30))  # 128 requests of 640 tokens
 _FEW = ("--kv-cache-memory-bytes", str(1 * 2**30))
 _SMALL = ("--kv-cache-memory-bytes", str(2**28))
+_CPU = (*_SMALL, "--enforce-eager", "--dtype", "float32", "--skip-mm-profiling", "--max-num-seqs", "8",
+        "--max-num-batched-tokens", "640")  # fmt: skip
 _ENCODER = {
     "cudagraph_mm_encoder": True,
     "encoder_cudagraph_token_budgets": [150, 600, 1200, 2400],  # of image tokens: a photo takes the next larger graph
@@ -70,6 +72,8 @@ SERVERS = (
            shows="the embedded model itself"),
     Server("tiny-fp8", "tiny-fp8", drafts=True, flags=(*_SMALL, "--enforce-eager"), tiny=True,
            shows="the embedded model itself in FP8"),
+    Server("cpu", "tiny-bf16", flags=_CPU, tiny=True, shows="the embedded model in vLLM on a CPU"),
+    Server("cpu-drafts", "tiny-bf16", drafts=True, flags=_CPU, tiny=True, shows="and drafts"),
 )  # fmt: skip
 
 

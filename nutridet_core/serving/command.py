@@ -43,7 +43,7 @@ class ServeArguments:
     poll_seconds: float
     vllm: str
     gpu_share: float
-    drafts: bool = True
+    drafts: bool = False
     vllm_flags: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 

@@ -24,7 +24,7 @@ from nutridet_core.triton import engine_arguments
 NAME = "nutridet"
 _NOWHERE = "none.invalid"  # RFC 2606: the one domain that photos may be fetched from does not exist
 _RANKS = (8, 16, 32, 64, 128, 256, 512)  # those that vLLM admits as the largest
-_DRAFTED = 6  # tokens: the longest run of an answer without a digit, and one digit
+DRAFTED = 6  # tokens: the longest run of an answer without a digit, and one digit
 _SOME_BOX = Box(0.25, 0.25, 0.75, 0.75)
 _SOME_SIZE = (644, 644)
 _TERMINATOR = "<|im_end|>"
@@ -41,8 +41,9 @@ class VllmOptions:
     start_seconds: float = 900.0
     adapter: Path | None = None
     """LoRA on the language tower, served over the weights; vLLM ignores one on the vision tower."""
-    drafts: bool = True
-    """Draft what the answer grammar says comes next, so that the model decodes little more than the digits."""
+    drafts: bool = False
+    """Draft what the answer grammar says comes next, so that the model decodes little more than the digits. Off
+    until it has been measured on a GPU: vLLM 0.26 schedules synchronously with it."""
     flags: tuple[str, ...] = ()
     """Further flags of vLLM's own, after those from here."""
 
@@ -79,7 +80,7 @@ def _arguments(profile: Profile, weights: str, options: VllmOptions) -> dict[str
     if options.drafts:
         proposer = f"answer_drafts.{answer_drafts.AnswerDrafts.__name__}"
         arguments["speculative_config"] = {
-            "method": "custom_class", "model": proposer, "num_speculative_tokens": _DRAFTED,
+            "method": "custom_class", "model": proposer, "num_speculative_tokens": DRAFTED,
         }  # fmt: skip
     return arguments
 
