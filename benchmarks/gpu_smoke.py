@@ -259,11 +259,12 @@ def _relative(one: torch.Tensor, reference: torch.Tensor) -> float:
     return float((one - reference).norm() / reference.norm())
 
 
+_VISION = ignored_modules(TINY.architecture, tied=False)
 KEPT = {
-    "vision tower and head kept": ignored_modules(TINY.architecture),
+    "vision tower and head kept": (*_VISION, "lm_head"),
     "vision attention and head kept": (r"re:.*\.attn\.(qkv|proj)", r"re:.*\.merger\..*", "lm_head"),
     "merger and head kept": (r"re:.*\.merger\..*", "lm_head"),
-    "vision tower kept": (r"re:^model\.visual\..*",),
+    "vision tower kept": _VISION,
     "nothing kept": (),
 }
 """Modules that stay in bf16, by name of the variant."""

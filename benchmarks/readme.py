@@ -1,24 +1,24 @@
-"""Fills the results table of the README from `benchmarks/results`.
+"""Fills the tables of the README, the embedded model's card and docs/performance.md from `benchmarks/results`.
 
-    python benchmarks/readme.py [--check]
+    python -m benchmarks.readme [--check]
 
 With `--check` nothing is written; the exit code is 1 when the README says something else than the files.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import performance
+from benchmarks.performance import percent, read
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
-RESULTS_BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
-SCORES_BLOCK = re.compile(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", re.DOTALL)
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
 NAMES = {"prior-full": "the full photo", "prior-median": "median box of train", "peer": "OCR and nutrient words",
@@ -27,10 +27,20 @@ NAMES = {"prior-full": "the full photo", "prior-median": "median box of train", 
 
 def main(check: bool) -> int:
     """Fill in, or compare; 1 when `check` finds a difference."""
+    blocks = [
+        (README, "results", render),
+        (CARD, "scores", render_card),
+        (PERFORMANCE, "training", performance.render_training),
+        (PERFORMANCE, "memory", performance.render_memory),
+        (PERFORMANCE, "evaluation", performance.render_evaluation),
+        (PERFORMANCE, "smoke", performance.render_smoke),
+    ]
     differences = 0
-    for path, block, rendered in ((README, RESULTS_BLOCK, render()), (CARD, SCORES_BLOCK, render_card())):
+    for path, name, rendered in blocks:
         text = path.read_text(encoding="utf-8")
-        filled = block.sub(lambda _, new=rendered: new, text)  # type: ignore[misc]
+        block = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+        new = rendered()
+        filled = block.sub(lambda _, new=new: new, text)  # type: ignore[misc]
         differences += filled != text
         if not check:
             path.write_text(filled, encoding="utf-8")
@@ -39,7 +49,7 @@ def main(check: bool) -> int:
 
 def render() -> str:
     """The table of subjects by test split, in markdown."""
-    results = {name: _read(name) for name in COLUMNS if (RESULTS / f"{name}.json").is_file()}
+    results = {name: read(name) for name in COLUMNS if (performance.RESULTS / f"{name}.json").is_file()}
     heads = [f"{COLUMNS[name]}, n = {result['n']}" for name, result in results.items()]
     subjects = [key for key, value in results["demo"]["metrics"].items() if "mean_iou" in _dict(value)]
     rows = [_row(subject, list(results.values())) for subject in subjects]
@@ -54,6 +64,7 @@ def render() -> str:
             f"Measured: all of this, on 2 cores; the demo took {minutes:.1f} minutes after installation"
             f"{results['demo'].get('note', '.')}",
             _shipped(),
+            performance.render_headline(),
             "Not measured: Qwen2-VL-7B on real data, for want of the model hub.",
             "",
         ]
@@ -64,10 +75,10 @@ def render_card() -> str:
     """The table of the embedded model's card."""
     lines = ["| | n | mean IoU / F1 at 0.5 | a box on photos without a table |", "|---|---|---|---|"]
     for kind in ("generated", "real"):
-        result = _read(f"{kind}_photos")
+        result = read(f"{kind}_photos")
         for name, text in (("base", "zero-shot"), ("tuned", "tuned"), ("prior-full", "the full photo")):
             metrics = result["metrics"][name]
-            boxed = f"{_percent(metrics['false_detection_rate'])} of {result['negatives']}"
+            boxed = f"{percent(metrics['false_detection_rate'])} of {result['negatives']}"
             kind_text = "drawn" if kind == "generated" else kind
             lines.append(f"| {kind_text} photos, {text} | {result['n']} | {_text(metrics)} | {boxed} |")
     return "\n".join([*lines, ""])
@@ -75,22 +86,13 @@ def render_card() -> str:
 
 def _shipped() -> str:
     """The shipped adapter on photos that nothing here was trained or tuned on."""
-    drawn, real = (_read(name) for name in ("generated_photos", "real_photos"))
+    drawn, real = (read(name) for name in ("generated_photos", "real_photos"))
     parts = []
     for kind, result in (("drawn", drawn), ("real", real)):
         tuned, without = result["metrics"]["tuned"], result["negatives"]
-        boxed = f"a box on {_percent(tuned['false_detection_rate'])} of {without} without a table"
+        boxed = f"a box on {percent(tuned['false_detection_rate'])} of {without} without a table"
         parts.append(f"{_text(tuned)} on {result['n']} {kind} photos ({boxed})")
     return f"The adapter that ships has {' and '.join(parts)}; [what was drawn](docs/drawn-photos.md)."
-
-
-def _percent(estimate: dict[str, Any]) -> str:
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
-
-
-def _read(name: str) -> dict[str, Any]:
-    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def _row(subject: str, results: list[dict[str, Any]]) -> str:

@@ -203,17 +203,17 @@ def audit_merged_base(folder: Path) -> Audit:
 
 
 def audit_fp8_file(folder: Path, family: Family) -> Audit:
-    """FP8 in the language model only, read from the file itself: names and dtypes of every tensor."""
+    """FP8 outside the vision tower only, read from the file itself: names and dtypes of every tensor."""
     from safetensors import safe_open
 
     small: list[str] = []
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             small += [name for name in weights.keys() if "F8" in weights.get_slice(name).get_dtype()]  # noqa: SIM118
-    protected = [name for name in small if "visual" in name or "lm_head" in name]
+    protected = [name for name in small if "visual" in name]
     if protected:
         return Audit("fp8_modules", False, f"FP8 where none may be: {protected[0]}", {"protected": protected[:5]})
-    summary = f"{len(small)} FP8 tensors, none under {', '.join(family.full_precision_modules)}"
+    summary = f"{len(small)} FP8 tensors, none under {family.vision_module}"
     return Audit("fp8_modules", bool(small), summary if small else "no FP8 tensor at all", {"fp8_tensors": len(small)})
 
 

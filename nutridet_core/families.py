@@ -46,7 +46,7 @@ class Family:
 
     @property
     def full_precision_modules(self) -> tuple[str, ...]:
-        """Modules that stay out of NF4 and FP8."""
+        """Modules that stay out of NF4."""
         return (self.vision_module, "lm_head")
 
 

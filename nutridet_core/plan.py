@@ -36,6 +36,8 @@ class Network:
     parameters: int
     quantised: int
     """Of these, weights that NF4 and FP8 may round."""
+    head: int
+    """Of these, weights of a head that FP8 may round as well: none when it is tied to the embeddings."""
     vocabulary: int
     width: int
     layers: int
@@ -140,6 +142,7 @@ def count_network(folder: Path, profile: Profile, experiments: Sequence[Experime
     return Network(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantised=sum(layer.weight.numel() for layer in rounded),
+        head=0 if config.tie_word_embeddings else text.vocab_size * text.hidden_size,
         vocabulary=text.vocab_size,
         width=text.hidden_size,
         layers=text.num_hidden_layers,
@@ -155,8 +158,8 @@ def disk_bytes(profile: Profile, network: Network, experiments: Sequence[Experim
         epochs = min(experiment.epochs, profile.max_epochs or experiment.epochs)
         checkpoint = 3 * network.adapters[experiment.name] * _item(profile)
         sizes[f"{epochs} checkpoints of {experiment.name}"] = epochs * checkpoint
-    rest = network.parameters - network.quantised
-    return sizes | {"merged model": 2 * network.parameters, "FP8 model": network.quantised + 2 * rest}
+    fp8 = 2 * network.parameters - network.quantised - network.head
+    return sizes | {"merged model": 2 * network.parameters, "FP8 model": fp8}
 
 
 def memory_bytes(profile: Profile, network: Network) -> dict[str, int]:

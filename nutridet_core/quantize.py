@@ -9,6 +9,7 @@ data is needed. compressed-tensors does it alone: llm-compressor cannot share an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from nutridet_core.profiles import Profile
 from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
 
 SCHEME = "FP8_DYNAMIC"
+TARGETS = ("Linear", "re:.*lm_head")
+"""The head by its name too: vLLM's class for it is no `Linear`."""
 
 
 def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Manifest:
@@ -36,12 +39,13 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
     from compressed_tensors.compressors import ModelCompressor
 
     origin = read_manifest(merged, kind="model")
-    config = {"merged": origin.digest, "scheme": SCHEME, "ignore": list(ignored_modules(profile.architecture))}
+    ignored = ignored_modules(profile.architecture, tied=has_tied_head(merged))
+    config = {"merged": origin.digest, "scheme": SCHEME, "targets": list(TARGETS), "ignore": list(ignored)}
     if kept := reusable(folder, "model", config):
         return kept
     family, contract, source = profile.architecture, profile.contract, Source(str(merged))
     model = load_model(source, family, "bf16", contract).to(torch.bfloat16)  # a CPU would have loaded float32
-    set_fp8_scales(model, ignored_modules(family))
+    set_fp8_scales(model, ignored)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     require_space(folder, weight_bytes(model), "the FP8 model")
@@ -61,16 +65,27 @@ def quantize(profile: Profile, merged: Path, folder: Path, *, name: str) -> Mani
         return seal(draft, manifest)
 
 
-def ignored_modules(family: Family) -> tuple[str, ...]:
-    """What stays in bf16, as compressed-tensors reads it: `re:` marks a regular expression."""
-    return (rf"re:^{family.vision_module}\..*", "lm_head")
+def ignored_modules(family: Family, *, tied: bool) -> tuple[str, ...]:
+    """What stays in bf16, as compressed-tensors reads it: `re:` marks a regular expression.
+
+    A head in FP8 moves no box (docs/decisions/0016) and is read for every token; one that is `tied` is the table of
+    embeddings too, and stays as it is.
+    """
+    vision = rf"re:^{family.vision_module}\..*"
+    return (vision, "lm_head") if tied else (vision,)
 
 
-def set_fp8_scales(model: Any, ignored: Sequence[str], targets: Sequence[str] = ("Linear",)) -> None:
+def has_tied_head(folder: Path) -> bool:
+    """Whether a model's head and its table of embeddings are one tensor."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)))
+
+
+def set_fp8_scales(model: Any, ignored: Sequence[str], targets: Sequence[str] = TARGETS) -> None:
     """Attach the FP8_DYNAMIC scheme to every target but the ignored ones, and compute weight scales.
 
     Args:
-        targets: classes of modules, or names. vLLM's class of the head is no `Linear`: name it to have it in FP8.
+        targets: classes of modules, or names.
     """
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 

@@ -192,12 +192,31 @@ class Collator:
         return batch
 
 
+class _Trainer(SFTTrainer):
+    """TRL's trainer; the adapter stays in the dtype that the profile computes in.
+
+    TRL puts the adapter of a 4-bit model into bf16 also where that is emulated, and PEFT reads a checkpoint's adapter
+    back in float32, which doubled the memory of everything that AdamW keeps after a resume.
+    """
+
+    adapter_dtype: torch.dtype
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)
+        self.set_adapter_dtype()
+
+    def set_adapter_dtype(self) -> None:
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(self.adapter_dtype)
+
+
 def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback, log: Callable[[str], None]) -> SFTTrainer:
     """The trainer, ready to be audited and started."""
     torch.manual_seed(run.experiment.seed)
     profile = run.profile
     model = load_model(base_source(profile), profile.architecture, profile.training_precision, profile.contract)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(run),
         train_dataset=training_rows(run, processor),
@@ -207,17 +226,11 @@ def build_trainer(run: TrainingRun, processor: Any, watch: TrainerCallback, log:
         callbacks=[watch, KeepWhatFits(profile, log)],
     )
     trainer.remove_callback(PrinterCallback)  # `watch` says it with speed and time left
-    _set_adapter_dtype(trainer.model, compute_dtype(profile.training_precision))
+    trainer.adapter_dtype = compute_dtype(profile.training_precision)
+    trainer.set_adapter_dtype()
     if profile.compile_layers:
         compile_layers(trainer.model)
     return trainer
-
-
-def _set_adapter_dtype(model: Any, dtype: torch.dtype) -> None:
-    """TRL puts the adapter of a 4-bit model into bf16 also where that is emulated."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
 
 
 def _arguments(run: TrainingRun) -> SFTConfig:

@@ -223,7 +223,7 @@ def test_fp8_in_the_vision_tower_is_seen(merged: Path, tmp_path: Path, monkeypat
 
     quantize.quantize(PROFILE, merged, tmp_path / "good", name="good")
     assert audit_fp8_file(tmp_path / "good", FAMILY).passed
-    monkeypatch.setattr(quantize, "ignored_modules", lambda family: ("lm_head",))
+    monkeypatch.setattr(quantize, "ignored_modules", lambda family, tied: ("lm_head",))
     with pytest.raises(AuditError, match="FP8 where none may be"):
         quantize.quantize(PROFILE, merged, tmp_path / "bad", name="bad")
     assert not (tmp_path / "bad").exists()

@@ -318,7 +318,7 @@ def test_fp8_is_written_and_reloaded(
     change = float((small - full).abs().max() / full.abs().max())
     assert 0 < change < 0.1
     _assert_as_planned(subject, adapter_of(subject), merged, tmp_path / "fp8")
-    monkeypatch.setattr("nutridet_core.quantize.ignored_modules", lambda family: ("lm_head",))
+    monkeypatch.setattr("nutridet_core.quantize.ignored_modules", lambda family, tied: ("lm_head",))
     with pytest.raises(AuditError, match="FP8 where none may be"):
         quantize(subject.profile, merged, tmp_path / "bad", name="bad")
 

@@ -5,6 +5,7 @@ Where packages for the web are not installed: `pytest -m gpu tests/test_gpu.py -
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from nutridet_core.audits import audit_fp8_file
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.experiments import Experiment
 from nutridet_core.features import FeatureStore, cache_features, digest_of, fingerprint
+from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.merge import merge
 from nutridet_core.models import (
     Source,
@@ -31,7 +34,7 @@ from nutridet_core.models import (
 from nutridet_core.predict import encode, predict
 from nutridet_core.profiles import TINY
 from nutridet_core.quantize import quantize
-from nutridet_core.store import read_manifest
+from nutridet_core.store import MANIFEST, read_manifest
 from nutridet_core.train import TrainingRun, checkpoints, train
 from tests.conftest import EXP1A, EXP2
 
@@ -115,6 +118,18 @@ def test_an_experiment_trains_in_four_bits(experiment: Experiment, trained: Call
     facts = read_manifest(trained(experiment)).facts
     assert all(audit["passed"] for audit in facts["audits"].values())
     assert facts["peak_gpu_gib"] > 0
+
+
+def test_a_resumed_adapter_keeps_its_dtype(dataset: Path, tmp_path: Path) -> None:
+    """PEFT reads a checkpoint back in float32, whatever was written."""
+    run = TrainingRun(EXP1A, PROFILE, dataset, tmp_path / "run")
+    train(run)
+    first, last = checkpoints(run.folder)
+    shutil.rmtree(last)
+    (run.folder / MANIFEST).unlink()
+    assert train(run).facts["resumed_from"] == first.name
+    dtypes = [{tensor.dtype for tensor in load_file(folder / ADAPTER_WEIGHTS).values()} for folder in (first, last)]
+    assert dtypes == [{torch.bfloat16}, {torch.bfloat16}]
 
 
 def test_training_with_compiled_layers_ends_near_training_without(

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_results_are_those_of_the_files() -> None:
-    assert subprocess.run([sys.executable, "benchmarks/readme.py", "--check"], cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^make (\w+)", README, re.MULTILINE))))

@@ -1,0 +1,104 @@
+"""Tables of docs/performance.md: what was measured on GPUs.
+
+Belongs here: rendering those result files. Does not belong here: writing into pages (`readme`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def render_training() -> str:
+    """Rows of both runs, and how they were made."""
+    result = read("training")
+    lines = ["| run | recipe | images/s | ratio | peak |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        cells = (row["run"], row["name"], interval(row["images_per_s"]), interval(row["ratio_to_published"]))
+        lines.append(f"| {' | '.join(cells)} | {row['peak_gib']:.1f} GiB |")
+    return "\n".join([*lines, "", made(result), ""])
+
+
+def render_memory() -> str:
+    """Peaks of each training."""
+    steps = read("gpu_smoke")["steps"]
+    head = "| 20 steps in NF4, r = 64, batches of 8 | peak | images/s | loss, first and last five steps |"
+    lines = [head, "|---|---|---|---|"]
+    for name in ("exp1a", "exp1b", "exp2"):
+        found = steps[f"training {name}"]
+        losses = f"{found['losses'][0]:.2f}, {found['losses'][-1]:.2f}"
+        resumed = ", killed and resumed" if found["resumed_from"] else ""
+        lines.append(
+            f"| {name}{resumed} | {found['training_peak_gib']:.1f} GiB | {found['images_per_s']:.1f} | {losses} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def render_evaluation() -> str:
+    """Both ways of scoring, and their ratio."""
+    result = read("evaluation")
+    metrics = result["metrics"]
+    return "\n".join(
+        [
+            "| way | photos/s | in all |",
+            "|---|---|---|",
+            f"| one photo at a time, the model loaded for each checkpoint | "
+            f"{interval(metrics['photos_per_s_one_by_one'])} | {metrics['one_by_one_seconds']:.0f} s, counted from "
+            f"{metrics['photos_per_s_one_by_one']['n']} photos |",
+            f"| adapters swapped, batches of 64, cached features | {interval(metrics['photos_per_s'])} | "
+            f"{metrics['seconds']:.0f} s, measured: {metrics['ratio_to_one_by_one']:.1f} times faster |",
+            "",
+            f"{result['note']} {made(result)}",
+            "",
+        ]
+    )
+
+
+def render_smoke() -> str:
+    """Agreement of answers and sizes of files."""
+    result = read("gpu_smoke")
+    head = "| against the adapter in batches of 16, n = 200 | equal answers | equal or parted within rounding |"
+    lines = [head, "|---|---|---|"]
+    for name, found in result["parity"]["agreement"].items():
+        both = (percent(found["same"]), percent(found["same_or_parted_within_rounding"]))
+        lines.append(f"| {name} | {both[0]} | {both[1]} |")
+    merged, fp8 = (result["steps"][name]["bytes"] / 1e9 for name in ("merge", "quantise"))
+    sizes = f"bf16 {merged:.1f} GB, FP8 {fp8:.1f} GB with the head in bf16, as it was then"
+    page = "[decision 16](decisions/0016-fp8-has-the-head.md)"
+    return "\n".join([*lines, "", f"Files: {sizes} ({page}). {made(result)}", ""])
+
+
+def made(result: dict[str, Any]) -> str:
+    """How it was made."""
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "trl", "peft"))
+    return f"({result['device']}, {versions}; `{result['command']}`)"
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """A number with its interval."""
+    return f"{estimate['value']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+
+
+def render_headline() -> str:
+    """What was measured of the 7B model without its weights."""
+    training, smoke = read("training")["metrics"], read("gpu_smoke")["metrics"]
+    rate, ratio = interval(training["images_per_s"]), interval(training["ratio_to_seed_recipe"])
+    return (
+        f"Qwen2-VL-7B's shape with random weights, one H100: training at {rate} images/s, {ratio} times the published "
+        f"recipe with the same LoRA; QLoRA in at most {smoke['qlora_r64_bs8_peak_gib']:.1f} GiB; "
+        "[more](docs/performance.md)."
+    )
+
+
+def read(name: str) -> dict[str, Any]:
+    """A result file."""
+    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def percent(estimate: dict[str, Any]) -> str:
+    """A share with its interval."""
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
