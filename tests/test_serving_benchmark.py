@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from benchmarks.serving.load import Address, ask_all, chat_body, clocks, passed
-from benchmarks.serving.numbers import agreement, ratio_of_medians
+from benchmarks.serving.numbers import agreement, rate_of, ratio_of_medians
+from benchmarks.serving.offline import count_passes, passes, template_of
 from benchmarks.serving.photos import SIDE, DrawnPhoto, enlarge
 from benchmarks.serving.questions import GRAMMAR, SKELETON, Questions
-from benchmarks.serving.report import Rows, breakdown, gateway, headline, single_stream
+from benchmarks.serving.report import Rows, breakdown, drafts, gateway, headline, single_stream
 from benchmarks.serving.servers import SERVERS, WIDE
 from benchmarks.serving.wide import QWEN2_VL_7B, Shape, _shares, widen
 from nutridet_core.boxes import Box
@@ -26,6 +27,7 @@ from nutridet_core.models import Source, load_model, load_processor
 from nutridet_core.predict import encode
 from nutridet_core.profiles import TINY, TINY_WEIGHTS
 from nutridet_core.prompts import resized_size
+from nutridet_core.tiny.architecture import build_tokenizer
 from tests.gateway_server import running_app
 from tests.openai_server import TEXT, Server, completion
 from tests.photo_files import encode as encoded
@@ -192,6 +194,29 @@ def test_the_gateways_share_leaves_decoding_out() -> None:
     (found,) = gateway(Rows(RAW))
     assert found["overhead_ms"]["value"] == pytest.approx(3)
     assert found["lost"]["value"] == pytest.approx(1 - 1 / 1.1)
+
+
+def test_a_rate_has_an_interval() -> None:
+    rate = rate_of([0.5, 1.5] * 50, 25.0)
+    assert rate["value"] == 4
+    assert 3 < rate["low"] < 4 < rate["high"] < 5
+
+
+def test_passes_of_an_answer_follow_from_it() -> None:
+    """The prompt's own, one for each digit, and one that checks the end."""
+    tokenizer = build_tokenizer()
+    tokens = tokenizer.encode(f"{TEXT}<|im_end|>")
+    assert count_passes(template_of(tokenizer), tokens, guess=False) == 14
+    assert count_passes(template_of(tokenizer), tokenizer.encode("no nutrition table<|im_end|>"), guess=True) == 4
+    found = passes([TEXT, TEXT])
+    assert found["tokens"]["value"] == 24
+    assert found["passes_with_guesses"]["value"] <= found["passes_without_guesses"]["value"] == 14
+
+
+def test_what_drafts_change_is_told() -> None:
+    alike = [{"server": "cpu-drafts", "compared_with": "cpu", "same_texts": {"value": 1.0}}]
+    found = drafts({"passes": {"tokens": {"value": 24.0}}}, alike)
+    assert found == {"answer_tokens": {"value": 24.0}, "same_texts_cpu-drafts": {"value": 1.0}}
 
 
 def test_servers_have_names_of_their_own() -> None:

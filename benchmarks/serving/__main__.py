@@ -54,7 +54,7 @@ def main() -> None:
     given = _arguments()
     given.work.mkdir(parents=True, exist_ok=True)
     plan = Plan(given.work, given.vllm, given.singles, given.patience)
-    write_json(given.work / "device.json", machine(given.vllm))
+    write_json(given.work / "device.json", machine(given))
     preparing = None
     if not given.no_prepare:
         preparing = subprocess.Popen([sys.executable, "-m", "benchmarks.serving.prepare", str(given.work)])
@@ -70,17 +70,20 @@ def main() -> None:
         report.write(given.work, given.out)
 
 
-def machine(vllm: str) -> dict[str, Any]:
-    """What it runs on."""
+def machine(given: argparse.Namespace) -> dict[str, Any]:
+    """What runs, and on what."""
     line = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     device = f"{os.cpu_count()} cores"
     with suppress(OSError, subprocess.CalledProcessError):
         device = f"{subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()}; {device}"
     versions = stack_versions()
     with suppress(OSError):
-        told = subprocess.run([vllm, "--version"], capture_output=True, text=True, check=False).stdout.split()
+        told = subprocess.run([given.vllm, "--version"], capture_output=True, text=True, check=False).stdout.split()
         versions["vllm"] = told[-1] if told else "unknown"
-    return {"device": device, "versions": versions}
+    waves = "".join(f" --wave {wave}" for wave in given.wave or WAVES)
+    command = f"python -m benchmarks.serving --photos PHOTOS --work WORK{waves}"
+    return {"command": f"{command} --singles {given.singles} --large {given.large}", "device": device,
+            "note": given.note, "versions": versions}  # fmt: skip
 
 
 def measure_wave(
@@ -171,6 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--singles", type=int, default=24, help="photos in rows that ask one at a time")
     parser.add_argument("--large", type=int, default=384, help="distinct large photos")
     parser.add_argument("--patience", type=float, default=400.0, help="seconds for a wave of servers to start")
+    parser.add_argument("--note", default="", help="what a reader of the figures should know")
     parser.add_argument("--out", type=Path, help="result file, from all raw files of the work folder")
     return parser.parse_args()
 

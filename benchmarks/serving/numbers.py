@@ -40,6 +40,13 @@ def mean_of(values: Sequence[float]) -> Numbers:
     return _shown(float(array.mean()), array[_draws(len(array))].mean(axis=1))
 
 
+def rate_of(seconds: Sequence[float], wall: float) -> Numbers:
+    """Photos a second; with a fixed number under way it is inverse to the mean time of one, which is resampled."""
+    array = np.asarray(seconds, float)
+    value = len(array) / wall
+    return _shown(value, value * array.mean() / array[_draws(len(array))].mean(axis=1))
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Two models' answers about the same photos."""

@@ -47,7 +47,7 @@ def write_all_fp8(profile: Profile, bf16: Path, folder: Path) -> None:
 
     source, family, contract = Source(str(bf16)), profile.architecture, profile.contract
     model = load_model(source, family, "bf16", contract).to(torch.bfloat16)
-    set_fp8_scales(model, (), ("Linear", "re:.*lm_head"))
+    set_fp8_scales(model, ())
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     with writing(folder) as draft:

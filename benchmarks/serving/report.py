@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.numbers import Agreement, agreement, mean_of, percentile_of, ratio_of_medians
+from benchmarks.serving.numbers import Agreement, agreement, percentile_of, rate_of, ratio_of_medians
 from benchmarks.serving.servers import SERVERS
 from nutridet_core.prompts import Contract
 from nutridet_core.store import stack_versions, write_json
@@ -57,24 +57,25 @@ def result_of(
     rows: Rows, machine: dict[str, Any], offline: dict[str, Any], texts: dict[str, list[str]]
 ) -> dict[str, Any]:
     """What is published; what was not measured is left out."""
-    singles, crowds = single_stream(rows), together_of(rows)
+    singles, crowds, alike = single_stream(rows), together_of(rows), answers(rows, texts.get("transformers", []))
     result = {
-        "command": "python -m benchmarks.serving --photos PHOTOS --work WORK --out benchmarks/results/serving.json",
+        "command": machine.get("command", "python -m benchmarks.serving --photos PHOTOS --work WORK"),
         "device": machine.get("device", "unknown"),
+        "note": machine.get("note", ""),
         "versions": machine.get("versions") or stack_versions(),
-        "n": min((row["n"] for row in singles), default=0),
-        "metrics": headline(singles, crowds, rows),
+        "n": min((row["n"] for row in [*singles, *alike]), default=0),
+        "metrics": headline(singles, crowds, rows) | drafts(offline, alike),
         "breakdown_ms": breakdown(rows),
         "image_work_ms": image_work(rows),
         "single_stream": singles,
         "together": crowds,
-        "answers": answers(rows, texts.get("bf16", [])),
+        "answers": alike,
         "gateway": gateway(rows),
         "offline": offline,
         "servers": [_server(rows, each.name, each.shows) for each in SERVERS],
         "published": PUBLISHED,
     }
-    return {key: value for key, value in result.items() if value not in ({}, [])}
+    return {key: value for key, value in result.items() if value not in ({}, [], "") or key == "metrics"}
 
 
 def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any]:
@@ -95,6 +96,15 @@ def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any
         key = "gateway_overhead_ms" if row["together"] == 1 else "gateway_share_of_throughput"
         found[key] = row["overhead_ms"] if row["together"] == 1 else row["lost"]
     return {key: value for key, value in found.items() if value is not None}
+
+
+def drafts(offline: dict[str, Any], alike: list[Row]) -> dict[str, Any]:
+    """What drafts change: nothing in the answers, and the passes of one."""
+    found = {f"answer_{name}": value for name, value in offline.get("passes", {}).items()}
+    for row in alike:
+        if (row["server"], row["compared_with"]) in (("cpu-drafts", "cpu"), ("bf16-drafts", STOCK)):
+            found[f"same_texts_{row['server']}"] = row["same_texts"]
+    return found
 
 
 def single_stream(rows: Rows) -> list[Row]:
@@ -122,7 +132,7 @@ def together_of(rows: Rows) -> list[Row]:
         {
             "server": row["server"], "row": row["row"], "together": row["together"], "n": len(row["seconds"]),
             "tokens": sum(row["tokens"]) / len(row["tokens"]),
-            "photos_per_s": mean_of([len(row["seconds"]) / row["wall"]]),
+            "photos_per_s": rate_of(row["seconds"], row["wall"]),
             "p50_ms": percentile_of(row["seconds"], 50, 1000), "p95_ms": percentile_of(row["seconds"], 95, 1000),
         }
         for row in rows.all

@@ -55,14 +55,14 @@ class Server:
 
 SERVERS = (
     Server("bf16", "bf16", flags=_MANY, shows="stock vLLM: what all others are compared with"),
-    Server("fp8", "fp8", flags=_MANY, shows="our checkpoint: the language model in FP8"),
+    Server("fp8", "fp8", flags=_MANY, shows="our checkpoint: language model and head in FP8"),
     Server("bf16-drafts", "bf16", drafts=True, shows="drafts of the grammar's tokens, nothing else"),
     Server("fp8-drafts", "fp8", drafts=True, flags=_MANY, shows="FP8 and drafts"),
     Server("fp8-drafts-graphs", "fp8", drafts=True, flags=(*_FEW, *_GRAPHS),
            shows="and CUDA graphs of the vision tower"),
     Server("fp8-all-drafts-graphs", "fp8-all", drafts=True, flags=(*_MANY, *_GRAPHS),
-           shows="and vision tower and head in FP8 too"),
-    Server("fp8-all", "fp8-all", shows="vision tower and head in FP8 too, nothing else"),
+           shows="and the vision tower in FP8 too"),
+    Server("fp8-all", "fp8-all", shows="the vision tower in FP8 too, nothing else"),
     Server("fp8-drafts-full", "fp8", drafts=True, flags=(*_FEW, *_FULL), shows="and full CUDA graphs for every batch"),
     Server("fp8-drafts-four", "fp8", drafts=True, flags=(*_MANY, *_GRAPHS, "--api-server-count", "4"),
            shows="and four processes for HTTP and photos"),

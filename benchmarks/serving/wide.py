@@ -59,42 +59,41 @@ class Widener:
 
     def layer(self, index: int) -> Tensors:
         """One layer of the language model; those that the small model lacks add nothing."""
-        name = f"model.layers.{index}."
         real = index < self.text["num_hidden_layers"]
-        source = f"model.layers.{index if real else 0}."
-        get, hidden = lambda part: self.small[source + part], self.shape.hidden
-        wide = {f"{part}_layernorm.weight": _copies(get(f"{part}_layernorm.weight"), hidden) for part in _NORMS}
+        small = self._below(f"model.layers.{index if real else 0}.")
+        norms = ("input_layernorm.weight", "post_attention_layernorm.weight")
+        wide = {name: _copies(small[name], self.shape.hidden) for name in norms}
+        return _named(f"model.layers.{index}.", wide | self._attention(small, real) | self._mlp(small, real))
+
+    def _attention(self, small: Tensors, real: bool) -> Tensors:
+        wide = {"self_attn.o_proj.weight": self._heads_out(small["self_attn.o_proj.weight"], real)}
         for part in ("q", "k", "v"):
-            rows = self._head_rows(part)
-            wide[f"self_attn.{part}_proj.weight"] = rows(_split(get(f"self_attn.{part}_proj.weight"), hidden))
-            wide[f"self_attn.{part}_proj.bias"] = rows(get(f"self_attn.{part}_proj.bias"))
-        wide["self_attn.o_proj.weight"] = self._heads_out(get("self_attn.o_proj.weight"), real)
-        for part in ("gate", "up"):
-            weight = _split(get(f"mlp.{part}_proj.weight"), hidden)
-            wide[f"mlp.{part}_proj.weight"] = _copies(weight, self.shape.intermediate)
-        wide["mlp.down_proj.weight"] = self._down(get("mlp.down_proj.weight"), real)
-        return {name + part: tensor.to(torch.bfloat16).contiguous() for part, tensor in wide.items()}
+            name = f"self_attn.{part}_proj"
+            wide[f"{name}.weight"] = self._head_rows(part, _split(small[f"{name}.weight"], self.shape.hidden))
+            wide[f"{name}.bias"] = self._head_rows(part, small[f"{name}.bias"])
+        return wide
+
+    def _mlp(self, small: Tensors, real: bool) -> Tensors:
+        wide = {"mlp.down_proj.weight": self._down(small["mlp.down_proj.weight"], real)}
+        for name in ("mlp.gate_proj.weight", "mlp.up_proj.weight"):
+            wide[name] = _copies(_split(small[name], self.shape.hidden), self.shape.intermediate)
+        return wide
 
     def block(self, index: int) -> Tensors:
         """One block of the vision tower."""
-        name, hidden = f"visual.blocks.{index}.", self.shape.vision_hidden
-        real = index < self.vision["depth"]
-        source = f"visual.blocks.{index if real else 0}."
-        get = lambda part: self.small[source + part]  # noqa: E731
-        wide = {f"{n}.{p}": _copies(get(f"{n}.{p}"), hidden) for n in ("norm1", "norm2") for p in ("weight", "bias")}
-        wide["attn.qkv.weight"] = torch.cat(
-            [_copies(part, hidden) for part in _split(get("attn.qkv.weight"), hidden).chunk(3)]
-        )
-        wide["attn.qkv.bias"] = torch.cat([_copies(part, hidden) for part in get("attn.qkv.bias").chunk(3)])
+        real, hidden = index < self.vision["depth"], self.shape.vision_hidden
+        small = self._below(f"visual.blocks.{index if real else 0}.")
         inner = hidden * self.vision["mlp_ratio"]
-        wide["mlp.fc1.weight"] = _copies(_split(get("mlp.fc1.weight"), hidden), inner)
-        wide["mlp.fc1.bias"] = _copies(get("mlp.fc1.bias"), inner)
-        for part, size in (("attn.proj", hidden), ("mlp.fc2", inner)):
-            weight = get(f"{part}.weight")
-            narrow = _split(weight, size) if real else _cancelling(weight, size)
-            wide[f"{part}.weight"] = _copies(narrow, hidden)
-            wide[f"{part}.bias"] = _copies(get(f"{part}.bias"), hidden) * real
-        return {name + part: tensor.to(torch.bfloat16).contiguous() for part, tensor in wide.items()}
+        wide = {name: _copies(small[name], hidden) for name in _VISION_NORMS}
+        wide["attn.qkv.weight"] = _three_copies(_split(small["attn.qkv.weight"], hidden), hidden)
+        wide["attn.qkv.bias"] = _three_copies(small["attn.qkv.bias"], hidden)
+        wide["mlp.fc1.weight"] = _copies(_split(small["mlp.fc1.weight"], hidden), inner)
+        wide["mlp.fc1.bias"] = _copies(small["mlp.fc1.bias"], inner)
+        for name, size in (("attn.proj", hidden), ("mlp.fc2", inner)):
+            narrow = _split if real else _cancelling
+            wide[f"{name}.weight"] = _copies(narrow(small[f"{name}.weight"], size), hidden)
+            wide[f"{name}.bias"] = _copies(small[f"{name}.bias"], hidden) * real
+        return _named(f"visual.blocks.{index}.", wide)
 
     def ends(self) -> Tensors:
         """Embeddings, patch embedding, merger, last norm and head."""
@@ -117,30 +116,28 @@ class Widener:
             ),
             "lm_head.weight": self._vocabulary(_split(small["lm_head.weight"], shape.hidden)),
         }
-        return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in wide.items()}
+        return _named("", wide)
+
+    def _below(self, prefix: str) -> Tensors:
+        """The small tensors whose names begin so, without the beginning."""
+        return {key.removeprefix(prefix): tensor for key, tensor in self.small.items() if key.startswith(prefix)}
 
     def _vocabulary(self, weight: torch.Tensor) -> torch.Tensor:
         """Further rows repeat the last one, of a token that is never written: as unlikely as that."""
         return torch.cat([weight, weight[-1:].expand(self.shape.vocabulary - len(weight), -1)])
 
-    def _head_rows(self, part: str) -> Any:
+    def _head_rows(self, part: str, rows: torch.Tensor) -> torch.Tensor:
         """Rows of each head where the larger head has them, and every query head as often as its key serves."""
-        heads, scale = self.text["num_key_value_heads"], 2**0.5 if part == "q" else 1.0
-        repeats = self.shape.heads // heads if part == "q" else 1
-
-        def place(rows: torch.Tensor) -> torch.Tensor:
-            small = rows.unflatten(0, (heads, -1))
-            half = small.shape[1] // 2
-            if part == "v":
-                wide = torch.cat([small, small], dim=1)
-            else:
-                wide = torch.zeros(heads, HEAD, *rows.shape[1:], device=rows.device)
-                wide[:, 0 : HEAD // 2 : 2], wide[:, HEAD // 2 :: 2] = small[:, :half], small[:, half:]
-                if part == "q":  # keys are zero there, so that any query will do
-                    wide[:, 1::2] = wide[:, 0::2]
-            return (scale * wide).repeat_interleave(repeats, dim=0).flatten(0, 1)
-
-        return place
+        heads = self.text["num_key_value_heads"]
+        small = rows.unflatten(0, (heads, -1))
+        if part == "v":
+            return torch.cat([small, small], dim=1).flatten(0, 1)
+        wide = torch.zeros(heads, HEAD, *rows.shape[1:], device=rows.device)
+        wide[:, 0 : HEAD // 2 : 2], wide[:, HEAD // 2 :: 2] = small.chunk(2, dim=1)
+        if part == "k":
+            return wide.flatten(0, 1)
+        wide[:, 1::2] = wide[:, 0::2]  # keys are zero there, so that any query will do
+        return (2**0.5 * wide).repeat_interleave(self.shape.heads // heads, dim=0).flatten(0, 1)
 
     def _heads_out(self, weight: torch.Tensor, real: bool) -> torch.Tensor:
         """Columns for the copies of every head, each of them twice in its 128 values."""
@@ -160,7 +157,7 @@ class Widener:
         return _copies(wide, self.shape.hidden)
 
 
-_NORMS = ("input", "post_attention")
+_VISION_NORMS = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
 
 
 def widen(source: Path, folder: Path, shape: Shape = QWEN2_VL_7B, device: str = "cpu") -> None:
@@ -210,6 +207,15 @@ def _write_shards(widener: Widener, folder: Path, shape: Shape) -> None:
 
 def _merged(make: Any, indices: range) -> Any:
     return lambda: {name: tensor for index in indices for name, tensor in make(index).items()}
+
+
+def _named(prefix: str, wide: Tensors) -> Tensors:
+    return {prefix + name: tensor.to(torch.bfloat16).contiguous() for name, tensor in wide.items()}
+
+
+def _three_copies(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Query, key and value lie in one matrix."""
+    return torch.cat([_copies(part, size) for part in rows.chunk(3)])
 
 
 def _copies(rows: torch.Tensor, size: int) -> torch.Tensor:
