@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nutridet_core.errors import SettingsError
@@ -54,10 +54,19 @@ class Settings(BaseSettings):
     alert_webhook: SecretStr | None = None
     """Address that gets a JSON message when `champion` has become worse."""
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _unusable(error) from None  # pydantic's text quotes the value, which may be a secret
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().resolve()
+        try:
+            return home.expanduser().resolve()
+        except (OSError, RuntimeError) as error:
+            raise SettingsError(f"is no path ({error})", field="NUTRIDET_HOME", remedy="Name a folder.") from error
 
     @field_validator("alert_webhook")
     @classmethod
@@ -106,6 +115,12 @@ class Settings(BaseSettings):
             if self.mlflow_uri.startswith("http")
             else f"http://{LOOPBACK}:{self.mlflow_port}"
         )
+
+
+def _unusable(error: ValidationError) -> SettingsError:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    name = "_".join(str(part) for part in first["loc"]).upper()
+    return SettingsError(f"cannot be used: {first['msg']}", field=f"NUTRIDET_{name}", remedy="Correct or unset it.")
 
 
 def _at(profile: Profile, revision: str) -> Profile:

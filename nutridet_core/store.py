@@ -142,7 +142,12 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"is a {manifest.kind}, not a {kind}", where=path, field="kind")
     if verify:
-        _verify_files(folder, manifest)
+        try:
+            _verify_files(folder, manifest)
+        except (OSError, ValueError) as error:  # a disk that fails, or a name that no file can have
+            raise ArtifactError(
+                f"cannot be verified ({error})", where=folder, field="files", remedy="Materialise it again."
+            ) from error
     return manifest
 
 
@@ -222,7 +227,7 @@ def _flushed_sha256(path: Path) -> str:
 
 
 def _verify_files(folder: Path, manifest: Manifest) -> None:
-    paths = [folder / name for name in manifest.files]
+    paths = [_inside(folder, name) for name in manifest.files]
     for path in paths:
         if not path.is_file():
             raise ArtifactError("file is missing", where=path, remedy="Materialise it again.")
@@ -230,6 +235,16 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
         for path, expected, found in zip(paths, manifest.files.values(), pool.map(file_sha256, paths), strict=True):
             if found != expected:
                 raise ArtifactError("file has changed since it was written", where=path, remedy="Materialise it again.")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Nobody's manifest may have this program read, or vouch for, what lies elsewhere."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ArtifactError(
+            f"names a file outside its folder: {name[:200]!r}", where=folder / MANIFEST, field="files",
+            remedy="Materialise it again.",
+        )  # fmt: skip
+    return folder / name
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
