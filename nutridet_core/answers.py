@@ -98,7 +98,7 @@ def without_terminators(text: str) -> str:
 
 def read_answer(text: str, extent: Extent) -> Answer:
     """Boxes, form and problems of any text. Never raises."""
-    boxes: list[Box] = []
+    boxes: dict[Box, None] = {}
     problems: list[Problem] = []
     matches = list(_BOX.finditer(text))
     for match in matches:
@@ -107,7 +107,7 @@ def read_answer(text: str, extent: Extent) -> Answer:
         if box in boxes:
             problems.append(Problem.DUPLICATE_BOX)
         elif box is not None:
-            boxes.append(box)
+            boxes[box] = None
     problems += _leftovers(text, matches)
     form = _form(text, matches)
     if form is Form.NONE and not problems:
@@ -120,11 +120,11 @@ _PAIRS = rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)"
 _FLAT = rf"[(\[]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[)\]]"
 _BOX = re.compile(
     rf"(?:{re.escape(OBJECT_START)}(?P<label>[^<]*){re.escape(OBJECT_END)}\s*)?"
-    rf"(?:{re.escape(BOX_START)}|<box>|(?:\"label\"\s*:\s*\"(?P<before>[^\"]*)\"\s*,\s*)?\"bbox_2d\"\s*:)?\s*"
+    rf"(?:(?:{re.escape(BOX_START)}|<box>|(?:\"label\"\s*:\s*\"(?P<before>[^\"]*)\"\s*,\s*)?\"bbox_2d\"\s*:)\s*)?"
     rf"(?:{_PAIRS}|{_FLAT})"
     rf"\s*(?:{re.escape(BOX_END)}|</box>|,\s*\"label\"\s*:\s*\"(?P<after>[^\"]*)\")?"
 )
-_DENIAL = re.compile(r"\b(?:no|not|none|without)\b|^\s*(?:```(?:json)?)?\s*\[\s*\]\s*(?:```)?\s*$", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:no|not|none|without)\b|^\s*(?:```(?:json)?\s*)?\[\s*\]\s*(?:```\s*)?$", re.IGNORECASE)
 _OPENING = re.compile(rf"[(\[]\s*[+-]?\d|{re.escape(BOX_START)}|{re.escape(OBJECT_START)}|\"bbox_2d\"")
 _CUT_OBJECT = re.compile(r"\{[^{}\[\]]*\Z")
 _CLOSED = re.compile(rf"[)\]]|{re.escape(BOX_END)}")

@@ -71,7 +71,7 @@ class Experiment:
         for field, (low, high) in _RANGES.items():
             value = getattr(self, field)
             if not low <= value <= high:
-                raise SettingsError(f"is {value}", where=self.name, field=field, remedy=f"Use {low:g} to {high:g}.")
+                raise SettingsError(f"is {_shown(value)}", where=self.name, field=field, remedy=f"Use {low:g} to {high:g}.")
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -102,7 +102,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{error.strerror}", where=path, remedy="Correct NUTRIDET_EXPERIMENTS.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and nesting without end
         raise SettingsError(f"is not TOML: {error}", where=path) from error
 
 
@@ -128,6 +128,13 @@ def _from_table(name: str, table: object, where: Path | None) -> Experiment:
         raise SettingsError(error.problem, where=where, field=field, remedy=error.remedy) from error
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python does not write integers of more than 4300 digits
+        return "too long to be written here"
+
+
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
@@ -136,4 +143,4 @@ def _require_type(value: object, declared: object, where: Path | None, field: st
     accepted = _TYPES.get(str(declared), (list,))
     strings = not isinstance(value, list) or all(isinstance(item, str) for item in value)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted) or not strings:
-        raise SettingsError(f"is {value!r}", where=where, field=field, remedy=f"Write a {accepted[-1].__name__}.")
+        raise SettingsError(f"is {_shown(value)}", where=where, field=field, remedy=f"Write a {accepted[-1].__name__}.")

@@ -8,6 +8,7 @@ here: judging boxes (`validate`), finding photos (`sources`).
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +28,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # MPO, what many phones write, is opened as J
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # below Pillow's own warning, above any phone's default mode
 MAX_ASPECT = 200  # the Qwen2-VL processor raises beyond it
+MAX_SCANS = 50
+"""Of a JPEG. Encoders write 1 to about 20. Each costs a pass over all pixels, half a second for 81 megapixels, and can
+be 119 bytes long: a file of a megabyte would keep a core busy for an hour."""
 
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # stuffing and markers without a segment left out
+_SCAN, _END = 0xDA, 0xD9
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
 _TRANSPOSE = {
@@ -48,6 +54,8 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_SCANS = "too_many_scans"
+    """A JPEG that is decoded in more passes than any encoder writes."""
     EXTREME_ASPECT = "extreme_aspect"
     SIZE_MISMATCH = "size_mismatch"
     """The index gives another photo size than the file has: its boxes belong to another frame."""
@@ -199,6 +207,7 @@ def decode_photo(data: bytes | Path, *, where: str | None = None, limits: PhotoL
     content = _read(data, where, limits)
     image = _open(content, where)
     _check_size(image.size, where, limits)
+    _check_scans(content, str(image.format), where)
     upright = _to_rgb(image, where)
     orientation = _orientation(image)
     untouched = image.format != "WEBP" and _is_plain_rgb(image) and orientation == _UPRIGHT
@@ -242,6 +251,23 @@ def _check_size(size: tuple[int, int], where: str, limits: PhotoLimits) -> None:
             Reason.EXTREME_ASPECT, f"is {width} x {height} px, more elongated than {limits.aspect}:1",
             where=where, field="size", remedy="Crop it to the product.",
         )  # fmt: skip
+
+
+def _check_scans(content: bytes, kind: str, where: str) -> None:
+    if kind in ("JPEG", "MPO") and _count_scans(content) > MAX_SCANS:
+        raise PhotoError(
+            Reason.TOO_MANY_SCANS, f"is a JPEG of more than {MAX_SCANS} scans",
+            where=where, field="scans", remedy="Save it again with any photo program.",
+        )  # fmt: skip
+
+
+def _count_scans(content: bytes) -> int:
+    """Of a JPEG's first image, those of the thumbnail in its EXIF block not counted; no more than one too many."""
+    position = scans = 0
+    while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(content, position)) and found[0][1] != _END:
+        scans += found[0][1] == _SCAN
+        position = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    return scans
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -74,6 +74,7 @@ def create_app(
         lifespan=_lifespan(detector, background),
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address made of whatever the client called this host
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     _check_and_count(app, detector, options.hosts)

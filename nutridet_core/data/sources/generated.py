@@ -6,11 +6,14 @@ Belongs here: turning drawings into candidates. Does not belong here: how they a
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 
 from nutridet_core.answers import LABEL
 from nutridet_core.data.examples import Candidate
 from nutridet_core.errors import SettingsError
+
+_STATED = re.compile(r"0*(?P<count>[1-9][0-9]{0,8})(:(?P<seed>[0-9]{1,18}))?")
 
 
 def read_generated(text: str) -> Iterator[Candidate]:
@@ -19,13 +22,14 @@ def read_generated(text: str) -> Iterator[Candidate]:
     Raises:
         SettingsError: at once, when the text is neither form.
     """
-    count, colon, seed = text.partition(":")
-    if not count.isdecimal() or int(count) == 0 or (colon and not seed.isdecimal()):
+    stated = _STATED.fullmatch(text)
+    if stated is None:
         raise SettingsError(
-            f"'generated:{text}' is not a number of photos", field="source",
+            f"'generated:{text[:60]}' is not a number of photos", field="source",
             remedy="Use generated:COUNT or generated:COUNT:SEED, e.g. generated:400.",
         )  # fmt: skip
-    return (_draw(int(seed or 0), index) for index in range(int(count)))
+    count, seed = int(stated["count"]), int(stated["seed"] or 0)
+    return (_draw(seed, index) for index in range(count))
 
 
 def _draw(seed: int, index: int) -> Candidate:

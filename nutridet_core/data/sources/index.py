@@ -19,8 +19,12 @@ def to_folder(text: str) -> Path:
     Raises:
         DataError: when nothing lies there.
     """
-    path = Path(text).expanduser().absolute()
-    if not path.exists():
+    try:
+        path = Path(text).expanduser().absolute()
+        there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"is no path ({error})", where=text[:200], field="source", remedy="Check the path.") from error
+    if not there:
         raise DataError("does not exist", where=path, field="source", remedy="Check the path.")
     return path
 
