@@ -32,11 +32,11 @@ def artifacts() -> Layout:
 class Worker(dg.ConfigurableResource[None]):
     """Starts one process per heavy step.
 
-    Anything that runs `nutridet_assets.worker` will do as a command, `accelerate launch -m ...` for one.
+    `NUTRIDET_LAUNCHER` says whether a training is one process or several; the other verbs are always one.
     """
 
     command: list[str] = Field(
-        default_factory=list, description="What starts a worker. Empty: nutridet_assets.worker in this interpreter."
+        default_factory=list, description="What starts a worker. Empty: this interpreter, as NUTRIDET_LAUNCHER says."
     )
     grace_seconds: float = Field(
         GRACE_SECONDS, ge=0, le=600, description="How long a cancelled worker may take to end before it is killed."
@@ -57,7 +57,7 @@ class Worker(dg.ConfigurableResource[None]):
         Raises:
             Failure: when the worker failed, with its reason.
         """
-        command = self.command or [sys.executable, "-m", "nutridet_assets.worker"]
+        command = self.command or [sys.executable, "-m", launcher_of(verb)]
         report = launch(context, [*command, verb, *names], settings or {}, grace_seconds=self.grace_seconds)
         message = report.messages[-1] if report.messages else {}
         if "failed_audits" in message:
@@ -66,6 +66,12 @@ class Worker(dg.ConfigurableResource[None]):
         if report.exit_code != 0 or "result" not in message:
             raise _failure(verb, report, message)
         return message["result"] or {}
+
+
+def launcher_of(verb: str) -> str:
+    """The module that runs a verb."""
+    together = verb == "train_experiments" and Settings().launcher == "accelerate"
+    return "nutridet_assets.agent" if together else "nutridet_assets.worker"
 
 
 def _failure(verb: str, report: Report, message: Mapping[str, Any]) -> dg.Failure:

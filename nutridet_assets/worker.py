@@ -6,7 +6,8 @@ Belongs here: calling the verb and saying how it went. Does not belong here: dag
 seconds to every start, or anything that the verb itself should do.
 
 Messages: `{"result": ...}`, or `{"failed_audits": {...}, "text": "..."}`, or `{"error": "..."}`. They stay
-small, because the reader on the other side takes lines as they are written; artefacts are on disk.
+small, because the reader on the other side takes lines as they are written; artefacts are on disk. Of several
+workers that train together (`agent`), the first one reports.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ VERBS = {
 _PARENT = os.getppid()
 _GRACE_SECONDS = 15.0
 _LONGEST_TEXT = 1500
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,8 +61,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def work(job: Callable[[], Any]) -> int:
     """Run a job under a launcher: with it, and not longer than it."""
-    follow_launcher()
+    follow_launcher(signal.SIGKILL if _rank() is not None else signal.SIGTERM)
     try:
+        if _rank():
+            return join_in(job)
         with open_dagster_pipes() as pipes:
             return report(pipes, job)
     finally:
@@ -85,6 +88,18 @@ def report(pipes: PipesContext, job: Callable[[], Any]) -> int:
     return 0
 
 
+def join_in(job: Callable[[], Any]) -> int:
+    """Do the job as another rank than the first, which reports the same failures; a line says which was whose."""
+    from nutridet_core.errors import NutridetError
+
+    try:
+        job()
+    except NutridetError as error:
+        print(f"rank {_rank()}: {error}", flush=True)
+        return 1
+    return 0
+
+
 def call(verb: str, names: Sequence[str]) -> Any:
     """The verb's result. Imports what the verb needs, which takes most of a short verb's time."""
     function = getattr(importlib.import_module(f"nutridet_core.pipeline.{VERBS[verb]}"), verb)
@@ -95,16 +110,26 @@ def call(verb: str, names: Sequence[str]) -> Any:
     return function(context, names) if names else function(context)
 
 
-def follow_launcher() -> None:
+def follow_launcher(death_signal: signal.Signals = signal.SIGTERM) -> None:
     """End when the launcher does, even when it was killed and could not say so.
 
     SIGTERM unwinds the stack, so that MLflow hears of the failure; whoever takes too long is killed.
+
+    Args:
+        death_signal: what this process gets when its parent dies. An agent that dies before its ranks was killed, and
+            a rank that waits for another one inside NCCL would not hear SIGTERM.
     """
     signal.signal(signal.SIGTERM, _unwind)
     if sys.platform == "linux" and LAUNCHER_PID in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
         if _orphaned():  # the launcher died before the line above
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """What a child leaves when it dies becomes a child of this process, which can then end it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def shorten(value: Any) -> Any:
@@ -121,6 +146,11 @@ def _unwind(number: int, frame: object) -> NoReturn:
     killer.daemon = True
     killer.start()
     raise SystemExit(128 + number)
+
+
+def _rank() -> int | None:
+    """Among workers that train together; None alone."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def _orphaned() -> bool:

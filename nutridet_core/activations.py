@@ -86,5 +86,5 @@ def _kept_bytes(profile: Profile) -> int:
 
 
 def _free_bytes() -> int:
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return int(MEMORY_SHARE * properties.total_memory) - torch.cuda.memory_allocated()

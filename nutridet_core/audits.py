@@ -109,10 +109,15 @@ def audit_gradients(model: Any, family: Family, towers: frozenset[Tower]) -> Aud
     norms = dict.fromkeys(TOWERS, 0.0)
     for name, parameter in model.named_parameters():
         if ".lora_B." in name and parameter.grad is not None:
-            norms[_tower_of(name, family)] += float(parameter.grad.float().square().sum())
+            norms[_tower_of(name, family)] += float(_whole(parameter.grad.float().square().sum()))
     dead = [tower for tower in sorted(towers) if not norms[tower] > 0]
     summary = f"no gradient reaches LoRA in: {', '.join(dead)}" if dead else "gradients reach every tower named"
     return Audit("gradient_audit", not dead, summary, {"squared_norm": norms})
+
+
+def _whole(value: Any) -> Any:
+    """A sum over all shards, where each process has one."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def audit_contract(trained: Manifest, contract: Contract, prompt: str) -> Audit:

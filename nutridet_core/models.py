@@ -78,8 +78,8 @@ def base_source(profile: Profile) -> Source:
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
@@ -99,8 +99,10 @@ def load_processor(source: Source, family: Family, contract: Contract) -> Any:
     return processor
 
 
-def load_model(source: Source, family: Family, precision: Precision, contract: Contract) -> Any:
-    """A base, merged or FP8 model in evaluation mode on the device.
+def load_model(
+    source: Source, family: Family, precision: Precision, contract: Contract, *, where: torch.device | None = None
+) -> Any:
+    """A base, merged or FP8 model in evaluation mode, on the device unless `where` says otherwise.
 
     A folder with a manifest is held to it: every file hashed, and its contract compared.
 
@@ -114,7 +116,7 @@ def load_model(source: Source, family: Family, precision: Precision, contract: C
     model, report = model_class.from_pretrained(
         folder,
         dtype=compute_dtype(precision),
-        device_map={"": device()},
+        device_map={"": where or device()},
         quantization_config=nf4_config(family) if precision == "nf4" else None,
         use_safetensors=True,
         trust_remote_code=False,

@@ -40,7 +40,7 @@ class Profile:
     learning_rate_scale: float
     """Multiplies each experiment's rate: a smaller network takes larger steps."""
     train_batch_size: int
-    """Photos per optimiser step and device."""
+    """Photos per optimiser step, of all processes together: how many there are changes nothing that is learnt."""
     score_batch_size: int
     max_new_tokens: int
     """Longest answer, in tokens."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     dagster_port: Port = 3000
     mlflow_port: Port = 5000
     """Where `up` lets the two pages listen, on loopback."""
+    launcher: Literal["local", "accelerate"] = "local"
+    """Who runs a training: one process, or one per GPU of this machine."""
+    processes: Annotated[int | None, Field(ge=1)] = None
+    """How many train together, instead of one per visible GPU."""
+    sharded: bool = False
+    """They divide the weights among them, for models that do not fit into one GPU."""
     reevaluation_cron: str = "0 6 * * 1"
     """When `champion` is scored again: Mondays at 6."""
     alert_webhook: SecretStr | None = None

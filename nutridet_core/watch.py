@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from nutridet_core.audits import Audit, audit_gradients
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family
+from nutridet_core.ranks import Ranks
 from nutridet_core.store import Manifest, seal
 
 _SECONDS_BETWEEN_LINES = 10
@@ -23,6 +24,8 @@ _SECONDS_BETWEEN_LINES = 10
 
 class Watch(TrainerCallback):
     """Seals checkpoints, audits the first gradients, reports progress.
+
+    Under several ranks each has its own, and the first one writes and speaks.
 
     Args:
         checkpoint: manifest of every checkpoint, but for its name, step and epoch.
@@ -36,9 +39,10 @@ class Watch(TrainerCallback):
         checkpoint: Manifest,
         log: Callable[[str], None],
         on_metrics: Callable[[dict[str, float], int], None],
+        ranks: Ranks,
     ) -> None:
         self.experiment, self.family, self.checkpoint = experiment, family, checkpoint
-        self.log, self.on_metrics = log, on_metrics
+        self.log, self.on_metrics, self.ranks = log, on_metrics, ranks
         self.gradients: Audit | None = None
         self.began, self.first_step, self.last_line = time.monotonic(), 0, 0.0
 
@@ -49,7 +53,9 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Audit the first gradients."""
         if self.gradients is None:
-            self.gradients = audit_gradients(model, self.family, self.experiment.towers).require()
+            self.gradients = self.ranks.all_do(
+                lambda: audit_gradients(model, self.family, self.experiment.towers).require()
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A line at least every ten seconds."""
@@ -61,7 +67,7 @@ class Watch(TrainerCallback):
         left = (state.max_steps - state.global_step) / max(1e-9, speed)
         self.log(
             f"{self.experiment.name}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, "
-            f"{_loss(state)}{speed * args.train_batch_size:.1f} images/s, {left:.0f} s left"
+            f"{_loss(state)}{speed * args.train_batch_size * self.ranks.world:.1f} images/s, {left:.0f} s left"
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -69,7 +75,11 @@ class Watch(TrainerCallback):
         self.on_metrics({f"train/{name}": value for name, value in (logs or {}).items()}, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal the checkpoint that was just written: from here on it exists."""
+        """Seal the checkpoint that was just written, when all ranks have written theirs: from here on it exists."""
+        self.ranks.wait()
+        self.ranks.first_does(lambda: self._seal(args, state))
+
+    def _seal(self, args: Any, state: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         facts = {"step": state.global_step, "epoch": state.epoch, **self.checkpoint.facts}
         name = f"{self.experiment.name}/{folder.name}"

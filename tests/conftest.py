@@ -40,7 +40,8 @@ def processor() -> Any:
 @pytest.fixture(scope="session")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Path]:
     """A function that trains an experiment for two short epochs, once, and gives its folder."""
-    from nutridet_core.train import TrainingRun, train
+    from nutridet_core.train import train
+    from nutridet_core.trainer import TrainingRun
 
     root = tmp_path_factory.mktemp("adapters")
 

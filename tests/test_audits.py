@@ -37,7 +37,7 @@ from nutridet_core.predict import encode
 from nutridet_core.prompts import prompt_text
 from nutridet_core.scores import Sample, score
 from nutridet_core.store import read_manifest, seal
-from nutridet_core.train import PLACEHOLDERS, Collator, TrainingRun, lora_config, training_rows
+from nutridet_core.trainer import PLACEHOLDERS, Collator, TrainingRun, lora_config, training_rows
 from tests.conftest import EXP1A, EXP1B, EXP2, PROFILE
 
 FAMILY, CONTRACT = PROFILE.architecture, PROFILE.contract

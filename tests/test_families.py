@@ -33,7 +33,8 @@ from nutridet_core.profiles import PROFILES, Profile
 from nutridet_core.prompts import Contract, resized_size
 from nutridet_core.quantize import quantize
 from nutridet_core.store import read_manifest
-from nutridet_core.train import PLACEHOLDERS, TERMINATOR, Collator, TrainingRun, checkpoints, train, training_rows
+from nutridet_core.train import checkpoints, train
+from nutridet_core.trainer import PLACEHOLDERS, TERMINATOR, Collator, TrainingRun, training_rows
 from tests.conftest import EXP2
 from tests.family_models import profile_of, write_models
 

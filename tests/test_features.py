@@ -62,7 +62,7 @@ def test_a_tower_with_an_adapter_is_left_alone(model: Any, inputs: Any) -> None:
     """Also one that was cached before: the old features belong to the tower without the adapter."""
     from peft import get_peft_model
 
-    from nutridet_core.train import lora_config
+    from nutridet_core.models import lora_config
 
     store = FeatureStore()
     cache_features(model, QWEN2_VL, store)

@@ -35,7 +35,8 @@ from nutridet_core.predict import encode, predict
 from nutridet_core.profiles import TINY
 from nutridet_core.quantize import quantize
 from nutridet_core.store import MANIFEST, read_manifest
-from nutridet_core.train import TrainingRun, checkpoints, train
+from nutridet_core.train import checkpoints, train
+from nutridet_core.trainer import TrainingRun
 from tests.conftest import EXP1A, EXP2
 
 pytestmark = [

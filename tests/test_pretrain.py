@@ -16,6 +16,7 @@ from nutridet_core.answers import LABEL
 from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, draw_product_photo
 from nutridet_core.profiles import TINY, TINY_WEIGHTS
+from nutridet_core.ranks import Ranks
 from nutridet_core.store import read_manifest
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.dense import DenseHead, coverage, edges_of
@@ -23,7 +24,6 @@ from nutridet_core.tiny.encoder import Encoder, look, patchify, relight
 from nutridet_core.tiny.history import log_history
 from nutridet_core.tiny.network import answer_logits, visual_features
 from nutridet_core.tiny.pretrain import Run, pretrain
-from nutridet_core.tiny.ranks import Ranks
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Stacks, View, ask, close_up, grid_of, whole
 

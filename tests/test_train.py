@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
+from nutridet_core.ranks import Ranks
 from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
-from nutridet_core.train import TrainingRun, checkpoints, finished, prepare_folder, train
+from nutridet_core.train import checkpoints, finished, prepare_folder, train
+from nutridet_core.trainer import TrainingRun
 from nutridet_core.watch import Watch
 from tests.conftest import EXP1A, PROFILE
 
@@ -24,7 +26,8 @@ EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
 _SCRIPT = """
 import sys
 from pathlib import Path
-from nutridet_core.train import TrainingRun, train
+from nutridet_core.train import train
+from nutridet_core.trainer import TrainingRun
 from tests.conftest import PROFILE
 from tests.test_train import EXPERIMENT
 train(TrainingRun(EXPERIMENT, PROFILE, Path(sys.argv[1]), Path(sys.argv[2])))
@@ -76,7 +79,7 @@ def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: 
 def test_progress_speaks_of_the_loss_when_there_is_one() -> None:
     lines: list[str] = []
     checkpoint = Manifest(kind="checkpoint", name=EXP1A.name)
-    watch = Watch(EXP1A, PROFILE.architecture, checkpoint, lines.append, lambda metrics, step: None)
+    watch = Watch(EXP1A, PROFILE.architecture, checkpoint, lines.append, lambda metrics, step: None, Ranks.join())
     arguments = TrainingArguments(per_device_train_batch_size=4, use_cpu=True)
     for logged in ([], [{"loss": 1.5, "step": 5}, {"loss": 1.25, "step": 10}, {"eval_runtime": 3.0}]):
         state = TrainerState(epoch=0.5, global_step=10, max_steps=10, log_history=logged)  # type: ignore[arg-type]

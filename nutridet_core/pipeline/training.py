@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nutridet_core.audits import Audit, audit_adapter_active, audit_contract
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
+from nutridet_core.locks import claimed
 from nutridet_core.pipeline.adapted import AdaptedBase
 from nutridet_core.pipeline.context import Context, score_model
 from nutridet_core.scores import Scores
 from nutridet_core.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
+
+if TYPE_CHECKING:
+    from nutridet_core.features import FeatureStore
+    from nutridet_core.trainer import TrainingRun
 
 CHOICE = "choice.json"
 
@@ -22,29 +27,52 @@ CHOICE = "choice.json"
 def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
     """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
     from nutridet_core.features import FeatureStore
-    from nutridet_core.plan import memory_notices
-    from nutridet_core.train import TrainingRun, train
+    from nutridet_core.ranks import Ranks
+    from nutridet_core.train import train
 
-    for notice in memory_notices(context.profile, [context.experiment(name) for name in names]):
-        context.log(notice)
-    manifests, features = [], FeatureStore()
-    for name in names:
-        run = TrainingRun(
-            context.experiment(name), context.profile, context.layout.dataset, context.layout.adapter(name)
-        )
-        run_id = context.open_run(name, run.config, stage="training")
-        context.tracker.describe(run_id, run.experiment.summary)
-        with context.tracker.step(run_id):
-            manifest = train(
-                run,
-                log=context.log,
-                on_metrics=_to_mlflow(context, run_id),
-                mlflow_run_id=run_id,
-                features=features,
-            )
-            context.tracker.log_file(run_id, run.folder / MANIFEST, "adapter")
-            manifests.append(manifest)
+    ranks, features = Ranks.join(), FeatureStore()
+    runs = [_run(context, name) for name in names]
+    if ranks.leads:
+        manifests = _train_recorded(context, runs, features)
+    else:
+        manifests = [train(run, features=features) for run in runs]
+    ranks.leave()
     return manifests
+
+
+def _run(context: Context, name: str) -> TrainingRun:
+    from nutridet_core.trainer import TrainingRun
+
+    folder = context.layout.adapter(name)
+    return TrainingRun(
+        context.experiment(name), context.profile, context.layout.dataset, folder, context.settings.sharded
+    )
+
+
+def _train_recorded(context: Context, runs: Sequence[TrainingRun], features: FeatureStore) -> list[Manifest]:
+    """Train, and tell MLflow; of several ranks, the first one does."""
+    from nutridet_core.plan import memory_notices
+
+    for notice in memory_notices(context.profile, [run.experiment for run in runs]):
+        context.log(notice)
+    manifests = []
+    for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with claimed(run.folder):  # two processes would delete each other's unfinished checkpoints
+            manifests.append(_train_one(context, run, features))
+    return manifests
+
+
+def _train_one(context: Context, run: TrainingRun, features: FeatureStore) -> Manifest:
+    from nutridet_core.train import train
+
+    run_id = context.open_run(run.experiment.name, run.config, stage="training")
+    context.tracker.describe(run_id, run.experiment.summary)
+    record = _to_mlflow(context, run_id)
+    with context.tracker.step(run_id):
+        manifest = train(run, log=context.log, on_metrics=record, mlflow_run_id=run_id, features=features)
+        context.tracker.log_file(run_id, run.folder / MANIFEST, "adapter")
+    return manifest
 
 
 def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:

@@ -25,11 +25,11 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from nutridet_core.models import count_parameters
 from nutridet_core.profiles import TINY
+from nutridet_core.ranks import Ranks
 from nutridet_core.store import Manifest, seal, writing
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.encoder import Encoder, Text
 from nutridet_core.tiny.network import Trainee, take_short_ways
-from nutridet_core.tiny.ranks import Ranks
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Batch, Stacks
 

@@ -20,7 +20,8 @@ from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.profiles import TINY
 from nutridet_core.store import Manifest, digest, seal, writing
-from nutridet_core.train import TrainingRun, checkpoints, train
+from nutridet_core.train import checkpoints, train
+from nutridet_core.trainer import TrainingRun
 
 SOURCE = "generated:900:500000"
 """Photos of a seed that no test uses."""
