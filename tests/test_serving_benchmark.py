@@ -19,7 +19,7 @@ from benchmarks.serving.numbers import agreement, rate_of, ratio_of_medians
 from benchmarks.serving.offline import count_passes, passes, template_of
 from benchmarks.serving.photos import SIDE, DrawnPhoto, enlarge
 from benchmarks.serving.questions import GRAMMAR, SKELETON, Questions
-from benchmarks.serving.report import Rows, breakdown, drafts, gateway, headline, single_stream
+from benchmarks.serving.report import Rows, breakdown, gateway, headline, of_answers, single_stream
 from benchmarks.serving.servers import SERVERS, WIDE
 from benchmarks.serving.wide import QWEN2_VL_7B, Shape, _shares, widen
 from nutridet_core.boxes import Box
@@ -213,10 +213,16 @@ def test_passes_of_an_answer_follow_from_it() -> None:
     assert found["passes_with_guesses"]["value"] <= found["passes_without_guesses"]["value"] == 14
 
 
-def test_what_drafts_change_is_told() -> None:
-    alike = [{"server": "cpu-drafts", "compared_with": "cpu", "same_texts": {"value": 1.0}}]
-    found = drafts({"passes": {"tokens": {"value": 24.0}}}, alike)
-    assert found == {"answer_tokens": {"value": 24.0}, "same_texts_cpu-drafts": {"value": 1.0}}
+def test_what_drafts_and_fp8_change_is_told() -> None:
+    alike = [
+        {"server": "cpu-drafts", "compared_with": "cpu", "same_texts": {"value": 1.0}, "iou": {"value": 1.0}},
+        {"server": "cpu-fp8", "compared_with": "cpu", "same_texts": {"value": 0.5}, "iou": {"value": 0.9}},
+        {"server": "cpu-fp8", "compared_with": "transformers", "same_texts": {"value": 0.1}, "iou": {"value": 0.1}},
+    ]
+    assert of_answers({"passes": {"tokens": {"value": 24.0}}}, alike) == {
+        "answer_tokens": {"value": 24.0}, "same_texts_cpu-drafts": {"value": 1.0},
+        "same_texts_cpu-fp8": {"value": 0.5}, "box_iou_cpu-fp8": {"value": 0.9},
+    }  # fmt: skip
 
 
 def test_servers_have_names_of_their_own() -> None:

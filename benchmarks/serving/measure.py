@@ -68,6 +68,11 @@ async def stock(take: Measurement) -> None:
 async def answers(take: Measurement) -> None:
     """The embedded model's own answers: one at a time, and about all drawn photos."""
     await take.row("own answers", take.ask.natural(take.singles))
+    await all_answers(take)
+
+
+async def all_answers(take: Measurement) -> None:
+    """About all drawn photos, whose answers are kept."""
     await take.row("own answers, all", take.ask.natural(), 32, keep=True)
 
 
@@ -99,6 +104,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "tiny-fp8": (answers,),
     "cpu": (answers,),
     "cpu-drafts": (answers,),
+    "cpu-fp8": (all_answers,),
 }
 """What each server is asked; others get `singles` and `answers`."""
 

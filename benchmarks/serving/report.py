@@ -19,7 +19,7 @@ from nutridet_core.prompts import Contract
 from nutridet_core.store import stack_versions, write_json
 
 STOCK, STOCK_ROW = "bf16", "24 tokens"
-BASES = {"cpu": "cpu", "cpu-drafts": "cpu"}
+BASES = {"cpu": "cpu", "cpu-drafts": "cpu", "cpu-fp8": "cpu"}
 """What servers are compared with, if not with stock vLLM on a GPU."""
 PUBLISHED = {"bf16_ms": 600, "fp8_ms": 375, "weights_gib": [15.0, 8.8], "n": 1, "device": "RTX 6000 Ada"}
 """The published run's table (docs/published-run.md)."""
@@ -64,7 +64,7 @@ def result_of(
         "note": machine.get("note", ""),
         "versions": machine.get("versions") or stack_versions(),
         "n": min((row["n"] for row in [*singles, *alike]), default=0),
-        "metrics": headline(singles, crowds, rows) | drafts(offline, alike),
+        "metrics": headline(singles, crowds, rows) | of_answers(offline, alike),
         "breakdown_ms": breakdown(rows),
         "image_work_ms": image_work(rows),
         "single_stream": singles,
@@ -98,12 +98,14 @@ def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any
     return {key: value for key, value in found.items() if value is not None}
 
 
-def drafts(offline: dict[str, Any], alike: list[Row]) -> dict[str, Any]:
-    """What drafts change: nothing in the answers, and the passes of one."""
+def of_answers(offline: dict[str, Any], alike: list[Row]) -> dict[str, Any]:
+    """What drafts and FP8 change about answers, and the passes that one takes."""
     found = {f"answer_{name}": value for name, value in offline.get("passes", {}).items()}
     for row in alike:
         if (row["server"], row["compared_with"]) in (("cpu-drafts", "cpu"), ("bf16-drafts", STOCK)):
             found[f"same_texts_{row['server']}"] = row["same_texts"]
+        if (row["server"], row["compared_with"]) in (("cpu-fp8", "cpu"), ("fp8", STOCK)):
+            found |= {f"same_texts_{row['server']}": row["same_texts"], f"box_iou_{row['server']}": row["iou"]}
     return found
 
 

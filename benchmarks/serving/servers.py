@@ -74,6 +74,7 @@ SERVERS = (
            shows="the embedded model itself in FP8"),
     Server("cpu", "tiny-bf16", flags=_CPU, tiny=True, shows="the embedded model in vLLM on a CPU"),
     Server("cpu-drafts", "tiny-bf16", drafts=True, flags=_CPU, tiny=True, shows="and drafts"),
+    Server("cpu-fp8", "tiny-fp8", flags=_CPU, tiny=True, shows="our FP8 of it on a CPU"),
 )  # fmt: skip
 
 
