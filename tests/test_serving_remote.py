@@ -334,7 +334,7 @@ def test_a_vllm_that_does_not_start_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_vllm_that_dies_is_started_again(program: Path) -> None:
-    """At the same address, with the same key, its workers gone; meanwhile it is not ready, and requests fail at once."""
+    """At the same address, with the same key, its workers gone; meanwhile it is not ready and requests fail at once."""
 
     async def run() -> tuple[str, str, list[str]]:
         options = VllmOptions(program=str(program))
