@@ -19,7 +19,7 @@ from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.data.examples import Record, Split
 from nutridet_core.profiles import Profile
 from nutridet_core.scores import Sample, Scores, score
-from nutridet_core.store import Manifest, seal, write_json, writing
+from nutridet_core.store import Manifest, read_manifest, seal, write_json, writing
 
 if TYPE_CHECKING:
     from nutridet_core.predict import Batches
@@ -96,12 +96,22 @@ def save_scores(folder: Path, subject: str, split: str, samples: Sequence[Sample
 
 
 def load_scores(folder: Path) -> Scores:
-    """The scores that `save_scores` wrote."""
+    """The scores that `save_scores` wrote.
+
+    Raises:
+        ArtifactError: when they are missing, or have changed since.
+    """
+    read_manifest(folder, kind="scores")
     return Scores.from_dict(json.loads((folder / SCORES).read_text(encoding="utf-8")))
 
 
 def load_samples(folder: Path) -> list[Sample]:
-    """The samples that `save_scores` wrote, in order."""
+    """The samples that `save_scores` wrote, in order.
+
+    Raises:
+        ArtifactError: when they are missing, or have changed since.
+    """
+    read_manifest(folder, kind="scores")
     return [_from_row(row) for row in pq.read_table(folder / PREDICTIONS).to_pylist()]
 
 

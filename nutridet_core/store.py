@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -30,6 +31,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nutridet_core.errors import ArtifactError
+from nutridet_core.locks import claimed, turn_in
 
 MANIFEST = "nutridet.json"
 _STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "compressed-tensors")
@@ -113,15 +115,28 @@ def writing(folder: Path) -> Iterator[Path]:
     The block must `seal` the folder it is given; an unsealed folder is refused.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
+    with ExitStack() as stack:
+        with turn_in(folder.parent):  # nobody may find the draft without its claim
+            temporary.mkdir()
+            stack.enter_context(claimed(temporary))
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
         if not (temporary / MANIFEST).is_file():
             raise ArtifactError("was written without a manifest", where=folder)
-        _replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with turn_in(folder.parent):
+            _replace_folder(temporary, folder)
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Delete the drafts of `folder` that a killed writer left; a living one has claimed its own."""
+    if not folder.parent.is_dir():
+        return
+    with turn_in(folder.parent):
+        for draft in (path for path in folder.parent.iterdir() if _is_draft_of(folder, path)):
+            with suppress(ArtifactError), claimed(draft):
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True) -> Manifest:
@@ -161,7 +176,11 @@ def is_complete(folder: Path) -> bool:
 
 
 def reusable(folder: Path, kind: str, config: dict[str, Any]) -> Manifest | None:
-    """The manifest of a complete artefact made from exactly this configuration, if there is one."""
+    """The manifest of a complete artefact made from exactly this configuration, if there is one.
+
+    Asked by who would write it otherwise, so what a killed writer left beside it is deleted.
+    """
+    clear_abandoned(folder)
     try:
         manifest = read_manifest(folder, kind=kind)
     except ArtifactError:
@@ -235,6 +254,10 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
         for path, expected, found in zip(paths, manifest.files.values(), pool.map(file_sha256, paths), strict=True):
             if found != expected:
                 raise ArtifactError("file has changed since it was written", where=path, remedy="Materialise it again.")
+
+
+def _is_draft_of(folder: Path, path: Path) -> bool:
+    return re.fullmatch(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{32}}(\.old)?", path.name) is not None
 
 
 def _inside(folder: Path, name: str) -> Path:

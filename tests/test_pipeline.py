@@ -465,6 +465,18 @@ def test_a_re_evaluation_that_was_killed_before_mlflow_heard_of_it_is_told_by_th
     assert load_scores(killed).metrics["mean_iou"].value == history[0].value
 
 
+def test_a_damaged_re_evaluation_is_left_out_and_named(registered: Context) -> None:
+    """It cannot be measured again, so it must not stop those that come."""
+    reevaluate_champion(registered)
+    (damaged,) = registered.layout.reevaluations.iterdir()
+    flip_bit(damaged / "predictions.parquet")
+    lines: list[str] = []
+    last = reevaluate_champion(replace(registered, log=lines.append))
+    assert [each.manifest for each in past_reevaluations(registered.layout)] == [last]
+    (told,) = (line for line in lines if line.startswith("left out of the history"))
+    assert str(damaged) in told
+
+
 def test_a_re_evaluation_on_other_photos_is_compared_as_two_samples(registered: Context) -> None:
     change(registered.layout.dataset, data_fingerprint="0" * 64)
     found = reevaluate_champion(registered).facts["audits"]["not_regressed"]

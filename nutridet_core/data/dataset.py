@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,16 @@ def load_split(folder: Path, split: Split) -> Dataset:
     """The rows of a split, columns as in `FEATURES`; photos decode when they are asked for.
 
     Raises:
-        ArtifactError: when the dataset is missing.
+        ArtifactError: when the dataset is missing, or a file of it has changed since it was written.
     """
-    read_manifest(folder, kind="dataset", verify=False)
+    _require_whole(folder, read_manifest(folder, kind="dataset", verify=False).created)
     return Dataset.load_from_disk(str(folder / split))
+
+
+@lru_cache(maxsize=8)
+def _require_whole(folder: Path, created: str) -> None:
+    """Hash every file, once per process: a flipped bit in a photo would train and score in silence."""
+    read_manifest(folder, kind="dataset")
 
 
 def load_records(folder: Path, split: Split) -> list[Record]:

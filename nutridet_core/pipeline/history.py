@@ -6,7 +6,7 @@ not belong here: carrying one out (`monitoring`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nutridet_core.drift import AUDIT as DRIFT
 from nutridet_core.drift import TITLES, Inputs, Shift
+from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
 from nutridet_core.layout import Layout
 from nutridet_core.plots import PAPER, Distributions, Trend, plot_distributions, plot_trend
@@ -63,10 +64,20 @@ class Reevaluation:
         return {**self.scores.mlflow_metrics, **self.changes}
 
 
-def past_reevaluations(layout: Layout) -> list[Reevaluation]:
-    """All of them, oldest first."""
-    folders = sorted(path.parent for path in layout.reevaluations.glob(f"*/{MANIFEST}"))
-    return [Reevaluation(each, read_manifest(each, kind="scores", verify=False), load_scores(each)) for each in folders]
+def past_reevaluations(layout: Layout, log: Callable[[str], None] = lambda line: None) -> list[Reevaluation]:
+    """All of them, oldest first.
+
+    Args:
+        log: is told of those that are damaged. They are left out: what was measured on some day cannot be measured
+            again, and must not stand in the way of measuring today.
+    """
+    found = []
+    for folder in sorted(path.parent for path in layout.reevaluations.glob(f"*/{MANIFEST}")):
+        try:
+            found.append(Reevaluation(folder, read_manifest(folder, kind="scores"), load_scores(folder)))
+        except ArtifactError as error:
+            log(f"left out of the history, restore it from MLflow or delete it: {error.where}: {error.problem}")
+    return found
 
 
 def write_history(

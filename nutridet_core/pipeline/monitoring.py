@@ -70,7 +70,7 @@ def _keep(context: Context, version: str, release: Release, samples: list[Sample
     )
     with context.tracker.step(run_id):
         save_scores(folder, f"champion v{version}", "test", samples, manifest)
-        found = past_reevaluations(context.layout)
+        found = past_reevaluations(context.layout, context.log)
         registered = load_scores(context.layout.reference_scores(release.name))
         write_history(context.layout.monitoring, found, registered, (training, now))
         _record(context, found)

@@ -12,6 +12,7 @@ from nutridet_core import gate
 from nutridet_core.audits import audit_fp8, audit_merge
 from nutridet_core.compare import compare
 from nutridet_core.evaluate import load_samples, load_scores
+from nutridet_core.locks import claimed
 from nutridet_core.pipeline.comparison import best_experiment
 from nutridet_core.pipeline.context import Context, score_model
 from nutridet_core.pipeline.inputs import keep_training_inputs
@@ -59,6 +60,8 @@ def score_release(context: Context) -> Manifest:
     run_id = context.open_run(f"release {release}", config, stage="release")
     with context.tracker.step(run_id):
         scores = {name: score_weights(context, release, name, folder, run_id) for name, folder in models.items()}
+        if kept := reusable(layout.release_report, "release_report", config):
+            return kept
         return _write_parity(context, current, models, scores, config, run_id)
 
 
@@ -67,8 +70,14 @@ def register_release(context: Context) -> dict[str, Any]:
 
     Raises:
         AuditError: when any blocking audit of its artefacts is missing or failed.
+        ArtifactError: when another process is registering it.
     """
     current = current_release(context)
+    with claimed(context.layout.current_release):  # else two processes would find no version and make two
+        return _register(context, current)
+
+
+def _register(context: Context, current: dict[str, str]) -> dict[str, Any]:
     gate.require(gate.release_audits(context.layout, current["release"], current["experiment"]))
     release = read_release(context, current)
     release.verify()
@@ -90,8 +99,8 @@ def _keep_reference(context: Context, release: Release) -> Path:
     """A copy of the scores at registration: later runs overwrite the original, re-evaluation needs this one."""
     reference = context.layout.reference_scores(release.name)
     if not is_complete(reference):
-        shutil.rmtree(reference, ignore_errors=True)
-        shutil.copytree(context.layout.scores(subject(release.name, "merged"), "test"), reference)
+        with writing(reference) as draft:
+            shutil.copytree(context.layout.scores(subject(release.name, "merged"), "test"), draft, dirs_exist_ok=True)
     return reference
 
 
@@ -207,7 +216,8 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
         return f"stays challenger: {reason}; `nutridet rollback --to {version}` makes it champion again"
     registry.verify_champion(champion_version, champion)
     run_id = context.open_run(f"champion {champion.name}", champion.tags, stage="release")
-    score_weights(context, champion.name, "merged", champion.merged, run_id)
+    with context.tracker.step(run_id):
+        score_weights(context, champion.name, "merged", champion.merged, run_id)
     before, after = (
         load_samples(context.layout.scores(subject(name, "merged"), "test")) for name in (champion.name, release.name)
     )
