@@ -23,6 +23,7 @@ from trl import SFTTrainer
 
 from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.disk import require_space
+from nutridet_core.errors import SettingsError
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, count_parameters, load_processor
 from nutridet_core.prompts import prompt_text
@@ -58,7 +59,7 @@ def train(
     run.share_of(ranks)
     log, on_metrics = (log, on_metrics) if ranks.leads else (_silent, _silent)
     name, config = run.experiment.name, run.config
-    done, resume_from = ranks.first_does(lambda: _start(run.folder, config))
+    done, resume_from = ranks.first_does(lambda: _start(run, config))
     if done is not None:
         log(f"{name}: already trained under this configuration, nothing to do")
         return done
@@ -94,10 +95,20 @@ def _silent(*_: Any) -> None:
     """What the other ranks say and measure: the first one says it."""
 
 
-def _start(folder: Path, config: dict[str, Any]) -> tuple[Manifest | None, Path | None]:
+def _start(run: TrainingRun, config: dict[str, Any]) -> tuple[Manifest | None, Path | None]:
     """The manifest of a finished training; otherwise the checkpoint to continue from, if there is one."""
-    done = finished(folder, config)
-    return done, None if done else prepare_folder(folder, config)
+    done = finished(run.folder, config)
+    if done:
+        return done, None
+    newest = prepare_folder(run.folder, config)
+    if newest and bool(read_manifest(newest, verify=False).facts.get("sharded")) != run.sharded:
+        raise SettingsError(
+            "shards and whole weights keep AdamW's averages in different files",
+            where=newest,
+            field="NUTRIDET_SHARDED",
+            remedy="Set it as it was, or delete the checkpoints to start afresh.",
+        )
+    return None, newest
 
 
 def _require_space_for_checkpoints(run: TrainingRun, trainer: SFTTrainer) -> None:
@@ -141,7 +152,7 @@ def _checkpoint_manifest(run: TrainingRun, processor: Any) -> Manifest:
         contract=run.profile.contract.hash,
         data_fingerprint=config["data_fingerprint"],
         config={"digest": digest(config)},
-        facts={"prompt": prompt_text(run.profile.contract, processor)},
+        facts={"prompt": prompt_text(run.profile.contract, processor), "sharded": run.sharded},
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
+from torch.distributed.tensor import distribute_tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -22,6 +24,7 @@ from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.errors import SettingsError
 from nutridet_core.experiments import Experiment
+from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.models import (
     base_source,
     compile_layers,
@@ -138,10 +141,21 @@ class _Trainer(SFTTrainer):
 
     adapter_dtype: torch.dtype
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_checkpoint(*args, **kwargs)
-        if not self.is_fsdp_enabled:  # shards are float32, and computed with in bf16
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            self._load_shards(Path(resume_from_checkpoint) / ADAPTER_WEIGHTS)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
             self.set_adapter_dtype()
+
+    @torch.no_grad()
+    def _load_shards(self, file: Path) -> None:
+        """Each process its part. Accelerate 1.15 waits forever where a checkpoint holds the adapter alone."""
+        kept = load_file(file)
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                whole = kept[name.replace(".default.", ".")].to(weight.device, weight.dtype)
+                weight.copy_(distribute_tensor(whole, weight.device_mesh, weight.placements))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Of shards, collect the adapter alone; Accelerate would bring the whole model to the first process."""
