@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export NUTRIDET_HOME ?= .nutridet
 
-.PHONY: demo test lint up clean install
+.PHONY: demo test torture lint up clean install
 
 demo: install  ## the whole pipeline on generated photos, with the embedded model
 	$(BIN)/python -m nutridet_assets.materialize
@@ -17,6 +17,9 @@ up: install  ## Dagster on 127.0.0.1:3000 and MLflow on 127.0.0.1:5000, until Ct
 
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest
+
+torture: install  ## faults at random moments of every verb, and a gateway over capacity; about two hours
+	$(BIN)/python -m benchmarks.torture $(TORTURE)
 
 lint: install  ## style, types, layers
 	$(BIN)/ruff check .
