@@ -134,10 +134,9 @@ def measured(bench: Bench, row: Row) -> dict[str, Any]:
 
 def _measure(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     killed = _kill_one(bench, row, run) if row.killed else {}
-    process = _start(bench, row)
-    output, _ = process.communicate()
-    if process.returncode:
-        reason = next((line for line in reversed(output.splitlines()) if "Error" in line), "no reason given")
+    if _start(bench, row).wait():
+        lines = _log(run).read_text(errors="replace").splitlines()
+        reason = next((line for line in reversed(lines) if "Error: " in line), "no reason given")
         return asdict(row) | {"failed": reason.strip()[-300:]}
     facts = read_manifest(run.folder, kind="adapter").facts
     times = json.loads(run.folder.with_suffix(".times.json").read_text())
@@ -149,11 +148,17 @@ def _measure(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _start(bench: Bench, row: Row) -> subprocess.Popen[str]:
+def _log(run: TrainingRun) -> Path:
+    """What the row's processes print."""
+    return run.folder.with_suffix(".log")
+
+
+def _start(bench: Bench, row: Row) -> subprocess.Popen[bytes]:
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     arguments = [f"--{name}={value}" for name, value in (asdict(bench) | {"row": row.name}).items()]
     command = [sys.executable, *launch, f"--nproc-per-node={row.processes}", "-m", "benchmarks.two_gpus", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    with _log(bench.run(row)).open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _kill_one(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
@@ -163,10 +168,10 @@ def _kill_one(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
         if process.poll() is not None:
             return {"kill": "it had ended before there was a checkpoint"}
         time.sleep(0.2)
-    workers = [child for child in psutil.Process(process.pid).children() if "RANK" in child.environ()]
+    workers = [child for child in psutil.Process(process.pid).children() if "--row" in " ".join(child.cmdline())]
     max(workers, key=lambda worker: int(worker.environ()["RANK"])).kill()
     began = time.perf_counter()
-    process.communicate()
+    process.wait()
     return {
         "kill": f"ended with code {process.returncode}",
         "seconds_to_end": time.perf_counter() - began,
