@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export NUTRIDET_HOME ?= .nutridet
 
-.PHONY: demo test torture lint up clean install
+.PHONY: demo test torture fuzz sbom audit lint up clean install
 
 demo: install  ## the whole pipeline on generated photos, with the embedded model
 	$(BIN)/python -m nutridet_assets.materialize
@@ -20,6 +20,17 @@ test: install  ## every test that needs no GPU
 
 torture: install  ## faults at random moments of every verb, and a gateway over capacity; about two hours
 	$(BIN)/python -m benchmarks.torture $(TORTURE)
+
+fuzz: install  ## 100,000 bad photos, answers, settings and requests; about ten minutes
+	$(BIN)/python -m benchmarks.fuzz --inputs 102000 --seed 0
+
+sbom: install  ## what is installed, as CycloneDX: sbom.json
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --sv 1.6 -o sbom.json $(BIN)/python
+
+audit: install  ## known holes in what is installed; asks the package index
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/frozen.txt
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r $(VENV)/frozen.txt
 
 lint: install  ## style, types, layers
 	$(BIN)/ruff check .

@@ -16,14 +16,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nutridet_assets.home import prepare_home
 from nutridet_core.errors import NutridetError, SettingsError
 from nutridet_core.settings import LOOPBACK, Settings
+from nutridet_core.tracking import NO_CODE
 
 _GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a run in progress gets time to end its worker, which has 20 s."""
@@ -44,6 +45,8 @@ class Service:
     """Path that answers once it serves."""
     setting: str
     """What sets its port."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """For its environment. Addresses of databases hold passwords, and every user can read command lines."""
 
     @property
     def address(self) -> str:
@@ -107,14 +110,15 @@ def services(settings: Settings) -> list[Service]:
     """Dagster, and MLflow unless the settings name a server elsewhere."""
     listen = ("--host", LOOPBACK, "--port")
     dagster = [sys.executable, "-m", "dagster", "dev", "-m", "nutridet_assets.definitions", *listen]
-    mlflow = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", settings.mlflow_uri),
-        *("--default-artifact-root", settings.mlflow_artifacts, *listen),
-    ]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--workers", "1", *listen]
+    stores = {
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.mlflow_artifacts,
+    }
     ports = settings.dagster_port, settings.mlflow_port
     found = [Service("Dagster", [*dagster, str(ports[0])], ports[0], "/server_info", "NUTRIDET_DAGSTER_PORT")]
     if not settings.mlflow_uri.startswith("http"):
-        found.append(Service("MLflow", [*mlflow, str(ports[1])], ports[1], "/health", "NUTRIDET_MLFLOW_PORT"))
+        found.append(Service("MLflow", [*mlflow, str(ports[1])], ports[1], "/health", "NUTRIDET_MLFLOW_PORT", stores))
     return found
 
 
@@ -141,7 +145,7 @@ def started(service: Service, home: Path) -> Iterator[Running]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             service.command,
-            env={**_WITHOUT_JOBS, **os.environ, **own},
+            env={**_WITHOUT_JOBS, **os.environ, **NO_CODE, **service.variables, **own},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -6,6 +6,7 @@ Belongs here: where things lie and which profile runs. Does not belong here: hyp
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,11 +41,11 @@ class Settings(BaseSettings):
     """TOML file with further experiments."""
     max_epochs: Annotated[int | None, Field(ge=1)] = None
     """Cuts every experiment short, instead of the profile's limit."""
-    tracking_uri: str | None = None
+    tracking_uri: str | None = Field(None, repr=False)
     """MLflow server, or the database of the one that `up` starts; the default is a SQLite file under `home`."""
     artifact_uri: str | None = None
     """Where MLflow keeps files, `s3://BUCKET/PATH` for one; the default is a folder under `home`."""
-    dagster_storage: str | None = None
+    dagster_storage: str | None = Field(None, repr=False)
     """`postgresql+psycopg2://...` for runs and events; the default is SQLite files under `home`."""
     dagster_port: Port = 3000
     mlflow_port: Port = 5000
@@ -116,11 +117,9 @@ class Settings(BaseSettings):
     @property
     def mlflow_page(self) -> str:
         """Where people look at MLflow: the tracking server, or the one that `up` starts."""
-        return (
-            self.mlflow_uri.rstrip("/")
-            if self.mlflow_uri.startswith("http")
-            else f"http://{LOOPBACK}:{self.mlflow_port}"
-        )
+        if not self.mlflow_uri.startswith("http"):
+            return f"http://{LOOPBACK}:{self.mlflow_port}"
+        return re.sub("//[^/]*@", "//", self.mlflow_uri.rstrip("/"))  # a link is shown to everybody, a password is not
 
 
 def _unusable(error: ValidationError) -> SettingsError:

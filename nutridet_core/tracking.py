@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY = "nutridet.key"
+NO_CODE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false"}
+"""Environment under which MLflow loads no model that is a pickle or brings code; by default it does."""
 _PARAM_LENGTH = 500
 _PARENT, _DESCRIPTION = "mlflow.parentRunId", "mlflow.note.content"
 _SECONDS_BETWEEN_SAMPLES = 10
@@ -51,6 +54,7 @@ class Tracker:
         """The client; MLflow resolves `models:/` through the process-wide address, so that is set every time."""
         import mlflow
 
+        os.environ.update(NO_CODE)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         return self._client

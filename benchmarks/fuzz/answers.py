@@ -34,8 +34,10 @@ _NUMBERS = (
     "00012",
 )
 _PIECES = (
-    "<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|im_end|>", "<|endoftext|>", "<box>",
-    "</box>", "```json", "```", '"bbox_2d":', '"label": "', "no ", "I see ", "nutrition table", "(", ")", "[", "]", "{", "}",
+    "<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|im_end|>",
+    "<|endoftext|>", "<box>",
+    "</box>", "```json", "```", '"bbox_2d":', '"label": "', "no ", "I see ", "nutrition table", "(", ")", "[",
+    "]", "{", "}",
     ",", "(1,2),(3,4)", "(1,2,3,4)", "[[1,2],[3,4]]", "\0", "\ud800", " " * 3000, "(" * 3000, "(1,2,3,4)" * 300,
 )  # fmt: skip
 

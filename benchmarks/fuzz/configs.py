@@ -61,9 +61,12 @@ _SETTINGS = {
     "REEVALUATION_CRON": "0 6 * * 1",
 }  # fmt: skip
 _VALUES = (
-    "", "0", "-1", "3.5", "true", "null", "tiny", "qwen2-vl-7b", "generated", "generated:", "generated:0", "hub", "hub@",
-    "hub@main", "hub:/nowhere", "coco:", "coco:/etc/passwd", "coco:~nobody-here", "imagefolder:/etc", "generated:" + "9" * 5000,
-    "generated:²", "generated:٣", "~nobody-here/x", "http://[::1", "https://", "file:///etc/passwd", "é" * 400, "x" * 5000,
+    "", "0", "-1", "3.5", "true", "null", "tiny", "qwen2-vl-7b", "generated", "generated:", "generated:0",
+    "hub", "hub@",
+    "hub@main", "hub:/nowhere", "coco:", "coco:/etc/passwd", "coco:~nobody-here", "imagefolder:/etc",
+    "generated:" + "9" * 5000,
+    "generated:²", "generated:٣", "~nobody-here/x", "http://[::1", "https://", "file:///etc/passwd", "é" * 400,
+    "x" * 5000,
     "9" * 5000, "NaN", " ", "\udcff", "{}", "[1]", "a\nb",
 )  # fmt: skip
 
@@ -204,7 +207,9 @@ def _toml(random: Random) -> str:
     value = random.choice(damage.ODD)
     return random.choice(
         (
-            json.dumps(value) if not isinstance(value, dict) else "{a = 1}", "inf", "nan", "-1", "0", "1_000", "9" * 5000,
-            "0x" + "f" * 5000, "1979-05-27", "'''", '"../../x"', "[" * 3000, '["language", ["vision"]]', "1e999", "true",
+            json.dumps(value) if not isinstance(value, dict) else "{a = 1}", "inf", "nan", "-1", "0", "1_000",
+            "9" * 5000,
+            "0x" + "f" * 5000, "1979-05-27", "'''", '"../../x"', "[" * 3000, '["language", ["vision"]]',
+            "1e999", "true",
         )
     )  # fmt: skip

@@ -20,9 +20,12 @@ _INTERESTING = (
     b"\xff\xda",
 )
 ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 2**31, 2**63, -(2**64), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "0", "a",
-    "\0", "\ud800", "é" * 300, "../../etc/passwd", "/etc/passwd", "a" * 5000, "٣", "<b>", "{}", [], {}, [[]], [None], {"": None},
-    [1, 2, 3], [1, 2, 3, 4], [0, 0, 1, 1], ["train"], "language", "test", "nutrition", "a.png", "/", ".", "..", "~root", "~nobody-here/x",
+    None, True, 0, -1, 1, 2**31, 2**63, -(2**64), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "",
+    " ", "0", "a",
+    "\0", "\ud800", "é" * 300, "../../etc/passwd", "/etc/passwd", "a" * 5000, "٣", "<b>", "{}", [], {}, [[]],
+    [None], {"": None},
+    [1, 2, 3], [1, 2, 3, 4], [0, 0, 1, 1], ["train"], "language", "test", "nutrition", "a.png", "/", ".", "..",
+    "~root", "~nobody-here/x",
 )  # fmt: skip
 """Values that somebody forgot to think of."""
 CHARACTERS = "\0\n\t \"'[]{}(),:=#\\<>|-+.eE019xé\ud800\ufeff٣"

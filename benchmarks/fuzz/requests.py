@@ -130,7 +130,7 @@ def _cases(operation: Any) -> Any:
 
 
 def _ask(case: Any) -> Outcome:
-    """schemathesis' own checks: no 5xx, and status, content type and body as documented.
+    """Schemathesis' own checks: no 5xx, and status, content type and body as documented.
 
     But for one: text that fits the schema and is no photo is rightly refused.
     """
@@ -195,8 +195,8 @@ def _json(path: str, random: Random) -> tuple[bytes, bytes]:
 
 def _form(path: str, random: Random) -> tuple[bytes, bytes]:
     names = ["image"] * (random.choice((1, 2, 6)) if "batch" in path else 1)
-    parts = [f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode() + photos.make(random)[:400_000]
-             for name in names]  # fmt: skip
+    heads = [f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode() for name in names]
+    parts = [head + photos.make(random)[:400_000] for head in heads]
     body = b"\r\n".join([*parts, b"--b--\r\n"])
     return b"multipart/form-data; boundary=b", damage.spoil_bytes(body, random) if random.random() < 0.4 else body
 
