@@ -1,4 +1,4 @@
-"""Fills the tables of the README, the embedded model's card and docs/performance.md from `benchmarks/results`.
+"""Fills the tables of README, embedded model's card, docs/performance.md and docs/promises.md from result files.
 
     python -m benchmarks.readme [--check]
 
@@ -14,10 +14,12 @@ from typing import Any
 
 from benchmarks import performance
 from benchmarks.performance import percent, read
+from benchmarks.torture.page import render_torture
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
+PROMISES = ROOT / "docs" / "promises.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
@@ -34,6 +36,7 @@ def main(check: bool) -> int:
         (PERFORMANCE, "memory", performance.render_memory),
         (PERFORMANCE, "evaluation", performance.render_evaluation),
         (PERFORMANCE, "smoke", performance.render_smoke),
+        (PROMISES, "torture", render_torture),
     ]
     differences = 0
     for path, name, rendered in blocks:

@@ -206,7 +206,12 @@ class Registry:
         )
         self.tracker.log_metrics(run_id, metrics, model_id=model_id)
         return client.create_model_version(
-            self.model, f"models:/{model_id}", run_id=run_id, tags=release.tags, description=description
+            self.model,
+            f"models:/{model_id}",
+            run_id=run_id,
+            tags=release.tags,
+            description=description,
+            model_id=model_id,  # a server refuses such a source without it
         )
 
 

@@ -45,6 +45,7 @@ def _campaign(given: argparse.Namespace) -> list[Verdict]:
         for verdict in run_campaign(homes, given.seed, range(given.first, given.first + given.injections), chosen):
             verdicts.append(verdict)
             print(line(verdict), flush=True)
+            write_json(given.out, result(given, verdicts, None))  # an interrupted campaign leaves what it has seen
     return verdicts
 
 
