@@ -94,9 +94,13 @@ class Tracker:
     def open_group(self, name: str, key: str, *, tags: Mapping[str, str]) -> str:
         """Id of the run under which others are shown; nothing runs in it, so it is finished when it is made."""
         run_id = self.open_run(name, key, tags=tags)
+        self.settle(run_id)
+        return run_id
+
+    def settle(self, run_id: str) -> None:
+        """Show a run as finished that says it runs, though what it made is there: its process was killed just then."""
         if self.client.get_run(run_id).info.status == "RUNNING":
             self.client.set_terminated(run_id)
-        return run_id
 
     def describe(self, run_id: str, markdown: str) -> None:
         """The text at the top of a run's page."""

@@ -39,6 +39,7 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
     inputs = {"rows": {row.name: digest(row.scores.to_dict()) for row in rows}, "git_commit": git_commit()}
     folder = context.layout.leaderboard
     if kept := reusable(folder, "leaderboard", inputs):
+        context.tracker.settle(context.run_of(kept, "leaderboard", stage="comparison"))
         return kept
     winner = best_experiment(context, names)
     comparisons = _comparisons(rows, names)
@@ -68,7 +69,7 @@ def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:
         )
         sealed = seal(draft, manifest)
         context.tracker.log_folder(run_id, draft, "leaderboard")
-    _tell_mlflow(context, run_id, rows, against_baseline)
+        _tell_mlflow(context, run_id, rows, against_baseline)  # before the page is there: then nobody would
     context.log(leaderboard_text(rows))
     return sealed
 
