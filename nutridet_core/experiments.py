@@ -71,7 +71,9 @@ class Experiment:
         for field, (low, high) in _RANGES.items():
             value = getattr(self, field)
             if not low <= value <= high:
-                raise SettingsError(f"is {_shown(value)}", where=self.name, field=field, remedy=f"Use {low:g} to {high:g}.")
+                raise SettingsError(
+                    f"is {_shown(value)}", where=self.name, field=field, remedy=f"Use {low:g} to {high:g}."
+                )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
