@@ -136,7 +136,7 @@ def _measure(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     killed = _kill_one(bench, row, run) if row.killed else {}
     if _start(bench, row).wait():
         lines = _log(run).read_text(errors="replace").splitlines()
-        reason = next((line for line in reversed(lines) if "Error: " in line), "no reason given")
+        reason = next((line for line in lines if "Error: " in line), "no reason given")
         return asdict(row) | {"failed": reason.strip()[-300:]}
     facts = read_manifest(run.folder, kind="adapter").facts
     times = json.loads(run.folder.with_suffix(".times.json").read_text())
@@ -211,8 +211,9 @@ def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Largest share by which a logged loss differs."""
-    shared = one["losses"].keys() & other["losses"].keys()
+    """Largest share by which a logged loss differs; the first after a resume is a mean over fewer steps."""
+    begun = int((other["resumed_from"] or "checkpoint--5").split("-", 1)[1]) + 5
+    shared = {step for step in one["losses"].keys() & other["losses"].keys() if int(step) >= begun}
     return max(abs(other["losses"][step] - one["losses"][step]) / one["losses"][step] for step in shared)
 
 
