@@ -75,6 +75,17 @@ class Settings(BaseSettings):
         except (OSError, RuntimeError) as error:
             raise SettingsError(f"is no path ({error})", field="NUTRIDET_HOME", remedy="Name a folder.") from error
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_password(cls, uri: str | None) -> str | None:
+        """Links show the address of a server to everybody, and MLflow's errors quote it."""
+        if uri is not None and re.match("https?://[^/]*@", uri):
+            raise SettingsError(
+                "holds a user or password", field="NUTRIDET_TRACKING_URI",
+                remedy="Give them in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+            )  # fmt: skip
+        return uri
+
     @field_validator("alert_webhook")
     @classmethod
     def _web_address(cls, webhook: SecretStr | None) -> SecretStr | None:
@@ -119,7 +130,7 @@ class Settings(BaseSettings):
         """Where people look at MLflow: the tracking server, or the one that `up` starts."""
         if not self.mlflow_uri.startswith("http"):
             return f"http://{LOOPBACK}:{self.mlflow_port}"
-        return re.sub("//[^/]*@", "//", self.mlflow_uri.rstrip("/"))  # a link is shown to everybody, a password is not
+        return self.mlflow_uri.rstrip("/")
 
 
 def _unusable(error: ValidationError) -> SettingsError:

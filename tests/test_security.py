@@ -294,9 +294,11 @@ def test_secrets_are_neither_printed_nor_kept(home: Path) -> None:
 def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in secrets(tmp_path).items():
         monkeypatch.setenv(name, value)
-    settings = Settings(tracking_uri=f"https://u:{PLANTED}@mlflow.example.org/a")
+    settings = Settings(tracking_uri=f"postgresql+psycopg2://u:{PLANTED}@127.0.0.1/mlflow")
     assert_untold(f"{settings!r} {settings} {settings.mlflow_page}")
-    assert settings.mlflow_page == "https://mlflow.example.org/a"
+    with pytest.raises(SettingsError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        Settings(tracking_uri=f"https://u:{PLANTED}@mlflow.example.org/a")
+    assert_untold(str(refused.value))
 
 
 def test_addresses_of_databases_are_on_no_command_line(tmp_path: Path) -> None:
