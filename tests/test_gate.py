@@ -17,7 +17,7 @@ from nutridet_core.evaluate import load_samples, save_scores
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, register_release
 from nutridet_core.registry import CHALLENGER, CHAMPION
-from nutridet_core.store import Manifest, read_manifest
+from nutridet_core.store import Manifest, read_manifest, seal
 from tests.release_samples import EXPERIMENT, audit, change, flip_bit, folders_of, open_home, write_release
 
 AUDITS = [(asset, name) for asset, names in gate.REQUIRED.items() for name in names if asset != "champion_reevaluation"]
@@ -77,6 +77,7 @@ def test_unreadable_answers_shut_the_gate(context: Context) -> None:
 def test_splits_that_share_photos_shut_the_gate(context: Context) -> None:
     shutil.rmtree(context.layout.dataset / "selection")
     shutil.copytree(context.layout.dataset / "test", context.layout.dataset / "selection")
+    seal(context.layout.dataset, read_manifest(context.layout.dataset, verify=False))
     assert "splits_disjoint: " in refused(context)
 
 
@@ -140,7 +141,6 @@ def test_a_flipped_bit_in_the_weights_is_refused(context: Context, release: str,
 
 
 def test_of_several_manifests_the_failed_one_counts(tmp_path: Path) -> None:
-    from nutridet_core.store import seal
 
     folders = []
     for name, passed in (("first", True), ("second", False), ("third", True)):
