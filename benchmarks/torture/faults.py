@@ -212,8 +212,8 @@ def _damaged(case: Case, change: Callable[[bytearray], bytes], *, manifests: boo
 
 
 def _files_of_artefacts(home: Path, *, manifests: bool) -> list[Path]:
-    """Of artefacts that a run can make again: a measurement of some day, a re-evaluation, is none."""
-    found = [path for path in home.rglob(MANIFEST) if "reevaluations" not in path.parts]
+    """Of artefacts that a run can make again: a measurement of some day, a re-evaluation, is none; MLflow has copies."""
+    found = [path for path in (home / "artifacts").rglob(MANIFEST) if "reevaluations" not in path.parts]
     if manifests:
         return found
     return [path.parent / name for path in found for name in json.loads(path.read_text())["files"]]
