@@ -212,7 +212,7 @@ def _damaged(case: Case, change: Callable[[bytearray], bytes], *, manifests: boo
 
 
 def _files_of_artefacts(home: Path, *, manifests: bool) -> list[Path]:
-    """Of artefacts that a run can make again: a measurement of some day, a re-evaluation, is none; MLflow has copies."""
+    """Of artefacts that a run can make again: a measurement of some day, is none, and MLflow has copies."""
     found = [path for path in (home / "artifacts").rglob(MANIFEST) if "reevaluations" not in path.parts]
     if manifests:
         return found
