@@ -20,7 +20,13 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from nutridet_core.models import compute_dtype, device
 from nutridet_core.profiles import QWEN2_VL_7B, Profile
 from nutridet_core.store import stack_versions
-from nutridet_core.tiny.architecture import build_generation_config, build_processor, build_tokenizer
+from nutridet_core.tiny.architecture import (
+    build_generation_config,
+    build_processor,
+    build_tokenizer,
+    ends_of,
+    placeholders_of,
+)
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
@@ -63,19 +69,11 @@ def build(shape: str) -> Any:
 
 def config_of(shape: str) -> Qwen2VLConfig:
     """The published configuration, with the token ids of the embedded tokenizer."""
-    token = build_tokenizer().convert_tokens_to_ids
-    ends = {
-        "bos_token_id": None,
-        "eos_token_id": token("<|im_end|>"),
-        "pad_token_id": token("<|endoftext|>"),
-    }
+    tokenizer = build_tokenizer()
     return Qwen2VLConfig(
-        text_config=SHAPES[shape]["text"] | ends,
+        text_config=SHAPES[shape]["text"] | ends_of(tokenizer),
         vision_config=SHAPES[shape]["vision"],
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        **placeholders_of(tokenizer),
         tie_word_embeddings=False,
         architectures=["Qwen2VLForConditionalGeneration"],
     )

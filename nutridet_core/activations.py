@@ -38,11 +38,18 @@ def tokens_of(profile: Profile) -> int:
 
 def step_bytes(profile: Profile, width: int, layers: int, kept: int) -> int:
     """Activations of a step through the language model when `kept` of its layers keep theirs."""
-    return profile.train_batch_size * tokens_of(profile) * width * (_FORGOTTEN * layers + _kept_bytes(profile) * kept)
+    per_unit = _FORGOTTEN * layers + _KEPT[profile.compile_layers] * kept
+    return profile.train_batch_size * tokens_of(profile) * width * per_unit
 
 
-def vision_bytes(profile: Profile, width: int, blocks: int) -> int:
-    """Activations of a step through a vision tower that is trained, all blocks forgetting theirs."""
+def vision_bytes(profile: Profile, tower: Any) -> int:
+    """Activations of a step through a vision tower that is trained, all blocks forgetting theirs.
+
+    Args:
+        tower: its configuration; Qwen2-VL calls its width `embed_dim`, and by `hidden_size` means the language model's.
+    """
+    width: int = getattr(tower, "embed_dim", tower.hidden_size)
+    blocks: int = tower.depth
     patches = 4 * profile.max_pixels // profile.architecture.cell_px**2
     return profile.train_batch_size * patches * width * blocks * _VISION
 
@@ -71,18 +78,14 @@ class KeepWhatFits(TrainerCallback):
 def layers_that_fit(free_bytes: int, model: Any, profile: Profile) -> int:
     """Layers that can keep their activations in this memory, beside the rest of a step and AdamW's averages."""
     base = model.get_base_model()
-    text, vision = base.config.get_text_config(), base.config.vision_config
+    text = base.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
     trained = [(name, p.nbytes) for name, p in model.named_parameters() if p.requires_grad]
     needed = 3 * sum(size for _, size in trained) + step_bytes(profile, width, layers, 0)
     if any(f"{profile.architecture.vision_module}." in name for name, _ in trained):
-        needed += vision_bytes(profile, getattr(vision, "embed_dim", vision.hidden_size), vision.depth)
+        needed += vision_bytes(profile, base.config.vision_config)
     layer = step_bytes(profile, width, 0, 1)
     return int(max(0, min(layers, (free_bytes - needed) // layer)))
-
-
-def _kept_bytes(profile: Profile) -> int:
-    return _KEPT[profile.compile_layers]
 
 
 def _free_bytes() -> int:

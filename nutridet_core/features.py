@@ -20,6 +20,7 @@ import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from nutridet_core.families import Family
+from nutridet_core.models import base_of
 from nutridet_core.store import digest
 
 
@@ -52,8 +53,7 @@ def cache_features(model: Any, family: Family, store: FeatureStore) -> None:
     Raises:
         ValueError: when a weight of the tower is trainable: its features would be out of date after one step.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    tower = base.get_submodule(family.vision_module)
+    tower = base_of(model).get_submodule(family.vision_module)
     if any(parameter.requires_grad for parameter in tower.parameters()):
         raise ValueError(f"{family.vision_module} is trained, so its features cannot be kept")
     vars(tower).pop("forward", None)  # an earlier call's, for the weights of then

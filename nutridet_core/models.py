@@ -211,8 +211,7 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     from safetensors.torch import load_file
 
     tensors = load_file(folder / ADAPTER_WEIGHTS)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    modules = {name for name, _ in base.named_modules()}
+    modules = {name for name, _ in base_of(model).named_modules()}
     prefix = "base_model.model."
     homeless = [key for key in tensors if key.removeprefix(prefix).split(".lora_")[0] not in modules]
     if homeless:
@@ -227,10 +226,14 @@ def require_adapter_keys(model: Any, folder: Path) -> dict[str, int]:
     return {"tensors": len(tensors), "nonzero": nonzero}
 
 
+def base_of(model: Any) -> Any:
+    """The model under its adapter, or itself when it wears none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def language_layers(model: Any) -> Any:
     """The language model's layers, the same modules in every family and under any adapter."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.model.language_model.layers
+    return base_of(model).model.language_model.layers
 
 
 def compile_layers(model: Any) -> None:

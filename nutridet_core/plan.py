@@ -137,8 +137,7 @@ def count_network(folder: Path, profile: Profile, experiments: Sequence[Experime
         model = model_class(config)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     rounded = [layer for name, layer in linear.items() if not name.startswith(family.full_precision_modules)]
-    text, vision = config.text_config, config.vision_config
-    seen = vision_bytes(profile, getattr(vision, "embed_dim", vision.hidden_size), vision.depth)
+    text, seen = config.text_config, vision_bytes(profile, config.vision_config)
     return Network(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantised=sum(layer.weight.numel() for layer in rounded),

@@ -91,7 +91,6 @@ def build_config(tokenizer: Any) -> Any:
     """A `Qwen2VLConfig` of about 11 million parameters for this tokenizer."""
     from transformers import Qwen2VLConfig
 
-    token = tokenizer.convert_tokens_to_ids
     return Qwen2VLConfig(
         text_config={
             "vocab_size": VOCABULARY,
@@ -102,18 +101,30 @@ def build_config(tokenizer: Any) -> Any:
             "num_key_value_heads": _HEADS,
             "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(_MROPE_SECTION)},
-            "bos_token_id": None,
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
+            **ends_of(tokenizer),
         },
         vision_config={"depth": _LAYERS, "embed_dim": _HIDDEN, "hidden_size": _HIDDEN, "num_heads": _HEADS},
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        **placeholders_of(tokenizer),
         tie_word_embeddings=False,
         architectures=["Qwen2VLForConditionalGeneration"],
     )
+
+
+def ends_of(tokenizer: Any) -> dict[str, int | None]:
+    """What a language model's configuration says of this tokenizer: ids of the tokens at its ends."""
+    token = tokenizer.convert_tokens_to_ids
+    return {"bos_token_id": None, "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>")}
+
+
+def placeholders_of(tokenizer: Any) -> dict[str, int]:
+    """What a `Qwen2VLConfig` says of this tokenizer: ids of the tokens that stand for pictures."""
+    token = tokenizer.convert_tokens_to_ids
+    return {
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
 
 
 def build_generation_config(tokenizer: Any) -> Any:
