@@ -148,6 +148,7 @@ def _empty_mlflow(release_home: Path, folder: Path) -> Path:
     """A copy of that home in which MLflow has no experiment yet: an experiment keeps the place it was made with."""
     shutil.copytree(release_home, folder)
     (folder / "mlflow.db").unlink()
+    shutil.rmtree(folder / "mlartifacts", ignore_errors=True)  # other tests may have registered models in that home
     return folder
 
 
