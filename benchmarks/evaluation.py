@@ -21,8 +21,9 @@ from peft import get_peft_model
 from PIL import Image
 
 from benchmarks.agreement import agreement_of, write_answers
-from benchmarks.seven import SHAPES, header, profile_of, write_base
-from benchmarks.training import SEED, free_memory, peak_gib, rate
+from benchmarks.measures import free_memory, header, peak_gib, rate
+from benchmarks.seven import SHAPES, profile_of, write_base
+from benchmarks.training import SEED
 from benchmarks.tuned import draw
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.features import FeatureStore, cache_features

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from benchmarks.agreement import Written, agreement_of, share, write_answers
-from benchmarks.seven import SHAPES, header, profile_of, write_base
-from benchmarks.training import free_memory, peak_gib
+from benchmarks.measures import free_memory, header, peak_gib
+from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.tuned import HELD_OUT_SEED, Labelled, answer, draw
 from nutridet_core.compare import compare
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset

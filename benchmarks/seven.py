@@ -9,7 +9,6 @@ ones. The shape `small` is for trying a benchmark where there is no GPU.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from nutridet_core.models import compute_dtype, device
 from nutridet_core.profiles import QWEN2_VL_7B, Profile
-from nutridet_core.store import stack_versions
 from nutridet_core.tiny.architecture import (
     build_generation_config,
     build_processor,
@@ -85,12 +83,6 @@ def write_base(shape: str, folder: Path) -> Path:
         build(shape).to(torch.bfloat16).save_pretrained(folder, max_shard_size="4GB")
         build_processor(profile_of(shape, folder).contract).save_pretrained(folder)
     return folder
-
-
-def header(command: str) -> dict[str, Any]:
-    """How the numbers of a result file were made."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"command": command, "device": gpu or f"{os.cpu_count()} cores, no GPU", "versions": stack_versions()}
 
 
 if __name__ == "__main__":

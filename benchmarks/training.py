@@ -11,15 +11,12 @@ forward passes of it.
 from __future__ import annotations
 
 import argparse
-import gc
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -27,7 +24,8 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
-from benchmarks.seven import SHAPES, header, profile_of, write_base
+from benchmarks.measures import free_memory, header, peak_gib, rate, ratio
+from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.tuned import Labelled, draw
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
@@ -290,35 +288,6 @@ def result_of(bench: Bench, rows: list[dict[str, Any]], forward: dict[str, list[
         "forward_images_per_s": passes,
         "rows": table,
     }
-
-
-def rate(times: list[float], photos: int) -> dict[str, float]:
-    """Photos per second, with a 95 % bootstrap interval over the times of steps."""
-    rng = random.Random(0)
-    means = sorted(photos / fmean(rng.choices(times, k=len(times))) for _ in range(2000))
-    return {"value": photos / fmean(times), "low": means[50], "high": means[1949], "n": len(times)}
-
-
-def ratio(fast: dict[str, float], slow: dict[str, float]) -> dict[str, float]:
-    """Of two rates; its interval is the widest that theirs allow."""
-    return {
-        "value": fast["value"] / slow["value"],
-        "low": fast["low"] / slow["high"],
-        "high": fast["high"] / slow["low"],
-    }
-
-
-def free_memory() -> None:
-    """Give cached memory back, and start a new peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_gib() -> float | None:
-    """Most memory allocated since `free_memory`; None without a GPU."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def _now() -> float:

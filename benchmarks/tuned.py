@@ -1,6 +1,6 @@
 """The embedded model zero-shot and with its shipped adapter: held-out drawn photos, and real ones if there are any.
 
-    python benchmarks/tuned.py [--real FOLDER]
+    python -m benchmarks.tuned [--real FOLDER]
 
 Writes `benchmarks/results/generated_photos.json` and, with a COCO folder of labelled photos,
 `real_photos.json`. Neither set is ever trained or tuned on: drawn photos have a seed of their own.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.measures import header
 from nutridet_core.answers import LABEL, Form
 from nutridet_core.boxes import FULL_IMAGE, Box
 from nutridet_core.compare import compare
@@ -30,7 +30,7 @@ from nutridet_core.data.generated import draw_product_photo
 from nutridet_core.priors import median_box
 from nutridet_core.profiles import TINY, TINY_TUNED
 from nutridet_core.scores import Sample, score
-from nutridet_core.store import read_manifest, stack_versions, write_json
+from nutridet_core.store import read_manifest, write_json
 from nutridet_core.tiny.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,10 +60,12 @@ def main() -> None:
     sets = {"generated_photos": (drawn, f"drawn, seed {HELD_OUT_SEED}")}
     if given.real:
         sets["real_photos"] = (read_real(given.real), "real, never trained or tuned on")
+    made = header("python -m benchmarks.tuned --real REAL_PHOTOS")
+    made["adapter"] = read_manifest(given.adapter, kind="adapter").digest
     answered = answer_all({name: photos for name, (photos, _) in sets.items()}, given.adapter)
     for name, (photos, source) in sets.items():
         result = result_of(name, photos, answered[name], median)
-        write_json(given.out / f"{name}.json", {**header(given.adapter), "source": source, **result})
+        write_json(given.out / f"{name}.json", {**made, "source": source, **result})
 
 
 def draw(seed: int, count: int) -> list[Labelled]:
@@ -147,19 +149,6 @@ def _finite(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float |
     return {
         name: {key: value if math.isfinite(value) else None for key, value in estimate.items()}
         for name, estimate in metrics.items()
-    }
-
-
-def header(adapter: Path) -> dict[str, Any]:
-    """How the numbers were made."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "command": "python benchmarks/tuned.py --real REAL_PHOTOS",
-        "device": gpu or f"{os.cpu_count()} cores, no GPU",
-        "versions": stack_versions(),
-        "adapter": read_manifest(adapter, kind="adapter").digest,
     }
 
 

@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.seven import SHAPES, header, profile_of, write_base
-from benchmarks.training import SEED, rate, ratio
+from benchmarks.measures import header, rate, ratio
+from benchmarks.seven import SHAPES, profile_of, write_base
+from benchmarks.training import SEED
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.profiles import Profile
