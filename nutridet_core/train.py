@@ -4,9 +4,10 @@ Belongs here: the course of a training, its audits, its checkpoints. Does not be
 (`trainer`), what is trained (`experiments`), on what (`profiles`), what happens meanwhile (`watch`), or what
 the checkpoints are worth (`evaluate`).
 
-Every epoch leaves a sealed checkpoint. A killed run continues from the newest complete one; a torn
-one is deleted, never used; a folder of another configuration is started afresh. Under several ranks each process
-runs `train`; the first one alone writes.
+Every epoch leaves a sealed checkpoint. A killed run continues from the newest one that has all those before it.
+A damaged one is deleted, never used, and so are those after it: a curve with an epoch missing would lead to another
+choice. A folder of another configuration is started afresh. Under several ranks each process runs `train`; the first
+one alone writes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from trl import SFTTrainer
 
 from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.disk import require_space
-from nutridet_core.errors import SettingsError
+from nutridet_core.errors import ArtifactError, SettingsError
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, count_parameters, load_processor
 from nutridet_core.prompts import prompt_text
 from nutridet_core.ranks import Ranks
-from nutridet_core.store import MANIFEST, Manifest, digest, is_complete, read_manifest, reusable, seal
+from nutridet_core.store import MANIFEST, Manifest, digest, read_manifest, reusable, seal
 from nutridet_core.trainer import PLACEHOLDERS, TrainingRun, build_trainer
 from nutridet_core.watch import Watch
 
@@ -59,7 +60,7 @@ def train(
     run.share_of(ranks)
     log, on_metrics = (log, on_metrics) if ranks.leads else (_silent, _silent)
     name, config = run.experiment.name, run.config
-    done, resume_from = ranks.first_does(lambda: _start(run, config))
+    done, resume_from = ranks.first_does(lambda: _start(run, config, log))
     if done is not None:
         log(f"{name}: already trained under this configuration, nothing to do")
         return done
@@ -95,12 +96,12 @@ def _silent(*_: Any) -> None:
     """What the other ranks say and measure: the first one says it."""
 
 
-def _start(run: TrainingRun, config: dict[str, Any]) -> tuple[Manifest | None, Path | None]:
+def _start(run: TrainingRun, config: dict[str, Any], log: Callable[[str], None]) -> tuple[Manifest | None, Path | None]:
     """The manifest of a finished training; otherwise the checkpoint to continue from, if there is one."""
     done = finished(run.folder, config)
     if done:
         return done, None
-    newest = prepare_folder(run.folder, config)
+    newest = prepare_folder(run.folder, config, log)
     if newest and bool(read_manifest(newest, verify=False).facts.get("sharded")) != run.sharded:
         raise SettingsError(
             "shards and whole weights keep AdamW's averages in different files",
@@ -124,7 +125,7 @@ def checkpoint_bytes(model: Any) -> int:
 def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:
     """The manifest of a complete training under exactly this configuration."""
     manifest = reusable(folder, "adapter", config)
-    return manifest if manifest and all(is_complete(path) for path in checkpoints(folder)) else None
+    return manifest if manifest and not _first_flaw(checkpoints(folder), config) else None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -133,14 +134,36 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def prepare_folder(folder: Path, config: dict[str, Any]) -> Path | None:
-    """Delete what cannot be used; return the newest complete checkpoint of this configuration."""
-    for path in checkpoints(folder):
-        if not is_complete(path) or read_manifest(path, verify=False).config != {"digest": digest(config)}:
+def prepare_folder(folder: Path, config: dict[str, Any], log: Callable[[str], None] = print) -> Path | None:
+    """Delete what training makes again; return the newest checkpoint of this configuration with all those before it."""
+    found = checkpoints(folder)
+    if flawed := _first_flaw(found, config):
+        epoch, flaw = flawed
+        log(f"{folder.name}: {flaw}; epoch {epoch} and those after it are trained again")
+        for path in found[epoch - 1 :]:
             shutil.rmtree(path)
     (folder / MANIFEST).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     return (checkpoints(folder) or [None])[-1]  # type: ignore[list-item]
+
+
+def _first_flaw(found: list[Path], config: dict[str, Any]) -> tuple[int, str] | None:
+    """The first epoch whose checkpoint is not whole, of this configuration and in its place, and why."""
+    for epoch, path in enumerate(found, 1):
+        if flaw := _flaw(path, epoch, config):
+            return epoch, flaw
+    return None
+
+
+def _flaw(path: Path, epoch: int, config: dict[str, Any]) -> str | None:
+    """Why this is not the checkpoint of that epoch; None when it is."""
+    try:
+        manifest = read_manifest(path, kind="checkpoint")
+    except ArtifactError as error:
+        return f"{error.where}: {error.problem}"
+    if manifest.config != {"digest": digest(config)}:
+        return f"{path.name} is of another configuration"
+    return None if round(manifest.facts["epoch"]) == epoch else f"no checkpoint of epoch {epoch}"
 
 
 def _checkpoint_manifest(run: TrainingRun, processor: Any) -> Manifest:

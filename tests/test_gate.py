@@ -16,9 +16,10 @@ from nutridet_core.errors import ArtifactError, AuditError
 from nutridet_core.evaluate import load_samples, save_scores
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, register_release
+from nutridet_core.pipeline.training import choose_checkpoint, chosen_checkpoint
 from nutridet_core.registry import CHALLENGER, CHAMPION
 from nutridet_core.store import Manifest, read_manifest, seal
-from tests.release_samples import EXPERIMENT, audit, change, flip_bit, folders_of, open_home, write_release
+from tests.release_samples import EXPERIMENT, audit, change, flip_bit, folders_of, open_home, write, write_release
 
 AUDITS = [(asset, name) for asset, names in gate.REQUIRED.items() for name in names if asset != "champion_reevaluation"]
 
@@ -161,3 +162,39 @@ def test_every_failure_is_named_at_once() -> None:
     with pytest.raises(AuditError, match=r"a: first; c: second\. The gate stays shut") as caught:
         gate.require(audits)
     assert caught.value.evidence == {"a": {}, "c": {"n": 1}}
+
+
+# ---------------------------------------------------------------- the choice is of today's checkpoints
+
+
+def train_again(context: Context, content: str) -> None:
+    """Other weights in the checkpoint that was scored and chosen."""
+    folder = context.layout.adapter(EXPERIMENT)
+    write(context, folder / "checkpoint-4", "checkpoint", content, facts={"step": 4})
+    seal(folder, read_manifest(folder, verify=False))
+
+
+def test_scores_of_other_weights_decide_nothing(context: Context) -> None:
+    assert choose_checkpoint(context, EXPERIMENT).facts["chosen"] == "checkpoint-4"
+    train_again(context, "trained again")
+    with pytest.raises(ArtifactError, match="other weights, photos or another contract") as caught:
+        choose_checkpoint(context, EXPERIMENT)
+    assert "checkpoint-4/selection" in str(caught.value) and "nutridet checkpoints" in str(caught.value)
+
+
+def test_a_checkpoint_that_was_trained_again_is_not_the_one_that_was_chosen(context: Context) -> None:
+    choose_checkpoint(context, EXPERIMENT)
+    assert chosen_checkpoint(context, EXPERIMENT).name == "checkpoint-4"
+    train_again(context, "trained again")
+    with pytest.raises(ArtifactError, match="other weights than when it was chosen"):
+        chosen_checkpoint(context, EXPERIMENT)
+
+
+def test_no_choice_among_fewer_checkpoints_than_were_trained(context: Context) -> None:
+    folder = context.layout.adapter(EXPERIMENT)
+    second = folder / "checkpoint-8"
+    write(context, second, "checkpoint", "the second epoch", facts={"step": 8})
+    seal(folder, read_manifest(folder, verify=False))
+    shutil.rmtree(second)
+    with pytest.raises(ArtifactError, match=r"checkpoint-8/nutridet\.json: file is missing"):
+        choose_checkpoint(context, EXPERIMENT)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
+from nutridet_core.experiments import Experiment
 from nutridet_core.ranks import Ranks
 from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
 from nutridet_core.train import checkpoints, finished, prepare_folder, train
 from nutridet_core.trainer import TrainingRun
 from nutridet_core.watch import Watch
 from tests.conftest import EXP1A, PROFILE
+from tests.release_samples import flip_bit
 
 EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
 _SCRIPT = """
@@ -61,8 +65,6 @@ def test_a_finished_run_is_kept_and_another_configuration_is_not(dataset: Path, 
 
 @pytest.mark.parametrize("damage", ["truncated weights", "no manifest", "torn manifest"])
 def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: str) -> None:
-    import shutil
-
     folder = tmp_path / "run"
     copy = Path(shutil.copytree(adapter, folder / adapter.name))
     match damage:
@@ -74,6 +76,28 @@ def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: 
             os.truncate(copy / MANIFEST, 100)
     assert prepare_folder(folder, {}) is None
     assert not copy.exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "missing"])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_no_epoch_is_left_out(
+    trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path, damage: str, epoch: int
+) -> None:
+    """Training makes the epochs after the checkpoint that it continues from, so no earlier one may be missing."""
+    run = TrainingRun(EXP1A, PROFILE, dataset, tmp_path / EXP1A.name)
+    shutil.copytree(trained(EXP1A), run.folder)
+    before, lines = checkpoints(run.folder), list[str]()
+    assert finished(run.folder, run.config) and len(before) == 2
+    if damage == "missing":
+        shutil.rmtree(before[epoch - 1])
+    else:
+        flip_bit(before[epoch - 1] / "adapter_model.safetensors")
+    assert finished(run.folder, run.config) is None
+    newest = prepare_folder(run.folder, run.config, lines.append)
+    assert checkpoints(run.folder) == before[: epoch - 1]
+    assert newest == (before[0] if epoch == 2 else None)
+    if (damage, epoch) != ("missing", 2):  # without the last one it looks like a run that was killed
+        assert f"epoch {epoch} and those after it are trained again" in lines[0]
 
 
 def test_progress_speaks_of_the_loss_when_there_is_one() -> None:

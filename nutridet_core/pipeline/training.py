@@ -13,7 +13,7 @@ from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
 from nutridet_core.locks import claimed
 from nutridet_core.pipeline.adapted import AdaptedBase
-from nutridet_core.pipeline.context import Context, score_model
+from nutridet_core.pipeline.context import Context, score_model, scores_config
 from nutridet_core.scores import Scores
 from nutridet_core.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
 
@@ -85,8 +85,11 @@ def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[
 
 def choose_checkpoint(context: Context, name: str) -> Manifest:
     """The checkpoint with the highest mean IoU on selection; of equal ones, the earlier."""
-    folders = [context.layout.scores(f"{name}/{path.name}", "selection") for path in _checkpoints(context, name)]
-    evidence = {"scores": [read_manifest(folder, kind="scores").digest for folder in folders]}
+    paths = _checkpoints(context, name)
+    folders = [context.layout.scores(f"{name}/{path.name}", "selection") for path in paths]
+    weights = [_weights(path) for path in paths]
+    scored = [_scores_of(context, *pair) for pair in zip(folders, weights, strict=True)]
+    evidence = {"scores": [manifest.digest for manifest in scored], "weights": weights}
     kept = reusable(context.layout.choice(name), "choice", evidence)
     if kept:
         return kept
@@ -106,8 +109,21 @@ def score_experiments(context: Context, names: Sequence[str]) -> dict[str, Score
 
 
 def chosen_checkpoint(context: Context, name: str) -> Path:
-    """Folder of the checkpoint that `choose_checkpoint` chose."""
-    return context.layout.adapter(name) / str(read_choice(context, name)["chosen"])
+    """Folder of the checkpoint that `choose_checkpoint` chose.
+
+    Raises:
+        ArtifactError: when its weights are not those that were chosen: it was trained again since.
+    """
+    folder = context.layout.choice(name)
+    path = context.layout.adapter(name) / str(read_choice(context, name)["chosen"])
+    if _weights(path) not in read_manifest(folder, verify=False).config.get("weights", ()):
+        raise ArtifactError(
+            f"{path.name} has other weights than when it was chosen",
+            where=folder,
+            field="weights",
+            remedy="Score the checkpoints and choose again: `nutridet checkpoints`.",
+        )
+    return path
 
 
 def read_choice(context: Context, name: str) -> dict[str, Any]:
@@ -132,12 +148,32 @@ def _choice_manifest(context: Context, name: str, winner: dict[str, Any], eviden
 
 
 def _checkpoints(context: Context, name: str) -> list[Path]:
+    """One for each epoch of a finished training, or an error."""
     from nutridet_core.train import checkpoints
 
-    found = checkpoints(context.layout.adapter(name))
+    folder = context.layout.adapter(name)
+    found = checkpoints(folder)
     if not found:
-        raise ArtifactError("no checkpoint", where=context.layout.adapter(name), remedy=f"Train {name} first.")
+        raise ArtifactError("no checkpoint", where=folder, remedy=f"Train {name} first.")
+    read_manifest(folder, kind="adapter")
     return found
+
+
+def _weights(checkpoint: Path) -> str:
+    return read_manifest(checkpoint, kind="checkpoint", verify=False).digest
+
+
+def _scores_of(context: Context, folder: Path, weights: str) -> Manifest:
+    """The manifest of a checkpoint's scores. They are of the weights, photos and contract of today."""
+    manifest = read_manifest(folder, kind="scores")
+    if manifest.config != scores_config(context, weights):
+        raise ArtifactError(
+            "are of other weights, photos or another contract than today's",
+            where=folder,
+            field="config",
+            remedy="Score the checkpoints again: `nutridet checkpoints`.",
+        )
+    return manifest
 
 
 def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, split: Split) -> Scores:
