@@ -1,15 +1,12 @@
-"""Launching a worker process, listening to it, and never leaving any of it behind.
+"""Launching a worker: its Pipes session, what it prints, and how it ended.
 
-Belongs here: the life of the process and of its process group. Does not belong here: what the worker
-does (`worker`) or what is made of its report (`resources`).
-
-Dagster's own `PipesSubprocessClient` signals only the direct child and gives up on one that does not
-end, so that a data loader or an engine started by the worker keeps its GPU memory. Here the worker
-leads a process group of its own, and the group is gone before the launcher returns, however it returns.
+Belongs here: one worker's time as this step sees it. Does not belong here: where the worker runs (`launchers`), what it
+does (`worker`), or what is made of its report (`resources`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,18 +14,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import IO, Any
 
 import dagster as dg
+from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesDefaultMessageWriter
 
+from nutridet_assets.launchers.processes import GRACE_SECONDS, running
 from nutridet_assets.worker import LAUNCHER_PID, RUN_ID
 from nutridet_core.threads import PASSIVE
 
-GRACE_SECONDS = 20.0
-"""From SIGTERM to SIGKILL: time for a worker to mark its MLflow run as failed."""
+_ELSEWHERE_SECONDS = 20.0
+"""What a launcher that ends a worker on another machine may take longer than that worker."""
 _SILENCE_SECONDS = 12.0
 _TAIL_LINES = 15
 
@@ -48,9 +47,10 @@ class Report:
     @property
     def ending(self) -> str:
         """How it ended, in words."""
-        if self.exit_code >= 0:
+        number = -self.exit_code if self.exit_code < 0 else self.exit_code - 128  # the latter as shells say it
+        if number not in {known.value for known in signal.Signals}:
             return f"exited with code {self.exit_code}"
-        name = signal.Signals(-self.exit_code).name
+        name = signal.Signals(number).name
         hint = "; if nobody killed it, the machine ran out of memory" if name == "SIGKILL" else ""
         return f"was killed by {name}{hint}"
 
@@ -60,93 +60,86 @@ def launch(
     command: Sequence[str],
     variables: Mapping[str, str] = MappingProxyType({}),
     *,
+    elsewhere: bool = False,
     grace_seconds: float = GRACE_SECONDS,
 ) -> Report:
     """Run a command as a Pipes worker, to its end or to the end of this step, whichever is first.
 
     Args:
         variables: for its environment, beside what this process has.
+        elsewhere: whether the worker may run on another machine; then context and messages do without files.
     """
-    with dg.open_pipes_session(
-        context=context,
-        context_injector=dg.PipesTempFileContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
-    ) as session:
+    reader = OutputMessages() if elsewhere else dg.PipesTempFileMessageReader()
+    injector = dg.PipesEnvContextInjector() if elsewhere else dg.PipesTempFileContextInjector()
+    heard = Heard(context.log, reader.take if isinstance(reader, OutputMessages) else None)
+    with dg.open_pipes_session(context=context, context_injector=injector, message_reader=reader) as session:
         own = {RUN_ID: context.run_id, LAUNCHER_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         environment = {**PASSIVE, **os.environ, **variables, **own, **session.get_bootstrap_env_vars()}
-        with running(command, environment, grace_seconds) as process, listening(process, context.log) as heard:
-            _wait(process, heard, context.log.info)
+        with running(command, environment, grace_seconds + elsewhere * _ELSEWHERE_SECONDS) as process:
+            heard.listen(process)
+            _wait(process, heard)
+        heard.finish()
     return Report(process.returncode, tuple(session.get_custom_messages()), "\n".join(heard.tail))
 
 
-@contextmanager
-def running(
-    command: Sequence[str], environment: Mapping[str, str], grace_seconds: float
-) -> Iterator[subprocess.Popen[str]]:
-    """A process that leads its own group; when the block ends, nothing of the group is left."""
-    process = subprocess.Popen(
-        command,
-        env=dict(environment),
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    try:
-        yield process
-    finally:
-        end_group(process, grace_seconds)
+class OutputMessages(dg.PipesMessageReader):
+    """Pipes messages among the lines that a worker prints: the one way out that every cluster has."""
 
+    @contextmanager
+    def read_messages(self, handler: Any) -> Iterator[dict[str, str]]:
+        """Where the worker is to write."""
+        self._handler = handler
+        yield {PipesDefaultMessageWriter.STDIO_KEY: PipesDefaultMessageWriter.STDOUT}
 
-def end_group(process: subprocess.Popen[str], grace_seconds: float) -> None:
-    """SIGTERM to the group of a process that still runs, SIGKILL to what is left; reaps the process."""
-    try:
-        if process.poll() is None:
-            _signal_group(process, signal.SIGTERM)
-            process.wait(timeout=grace_seconds)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:  # also when a second interrupt cuts the waiting short, and after a worker that left children
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
+    def take(self, line: str) -> bool:
+        """Whether a line held a message; what another thread printed before or behind it is dropped."""
+        start = line.find(f'{{"{PIPES_PROTOCOL_VERSION_FIELD}"')
+        if start < 0:
+            return False
+        try:
+            message, _ = json.JSONDecoder().raw_decode(line, start)
+        except json.JSONDecodeError:
+            return False
+        self._handler.handle_message(message)
+        return True
+
+    def no_messages_debug_text(self) -> str:
+        """For Dagster's warning."""
+        return "Attempted to read messages among the lines that the worker printed."
 
 
 @dataclass
 class Heard:
-    """What a worker has printed of late."""
+    """What a worker prints: stdout is its progress, stderr mostly the chatter of libraries."""
 
-    tail: deque[str]
-    last: float
+    log: Any
+    take: Callable[[str], bool] | None = None
+    """Told of each line first; a line that it takes is not shown."""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    last: float = field(default_factory=time.monotonic)
+    _threads: list[threading.Thread] = field(default_factory=list)
 
-    def add(self, line: str) -> None:
-        """Remember a line."""
-        self.tail.append(line)
-        self.last = time.monotonic()
+    def listen(self, process: subprocess.Popen[str]) -> None:
+        """Begin to forward its two streams."""
+        for stream, log in ((process.stdout, self.log.info), (process.stderr, self.log.debug)):
+            thread = threading.Thread(target=self._forward, args=(stream, log), daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
+    def finish(self) -> None:
+        """Hear the rest. A stream stays open as long as anything of the worker lives, hence the limit."""
+        for thread in self._threads:
+            thread.join(timeout=5)
 
-@contextmanager
-def listening(process: subprocess.Popen[str], log: Any) -> Iterator[Heard]:
-    """Forward what a process prints: stdout is its progress, stderr mostly the chatter of libraries."""
-    heard = Heard(deque(maxlen=_TAIL_LINES), time.monotonic())
-    streams = ((process.stdout, log.info), (process.stderr, log.debug))
-    threads = [threading.Thread(target=_forward, args=(*stream, heard), daemon=True) for stream in streams]
-    for thread in threads:
-        thread.start()
-    yield heard
-    for thread in threads:  # the pipe stays open while a child of the worker lives: `running` ends those
-        thread.join(timeout=1)
-
-
-def _forward(stream: IO[str], log: Log, heard: Heard) -> None:
-    for line in stream:
-        if text := line.rstrip():
-            heard.add(text)
-            log(text)
+    def _forward(self, stream: IO[str], log: Log) -> None:
+        for line in stream:
+            self.last = time.monotonic()
+            if (text := line.rstrip()) and not (self.take and self.take(text)):
+                self.tail.append(text)
+                log(text)
 
 
-def _wait(process: subprocess.Popen[str], heard: Heard, log: Log) -> None:
+def _wait(process: subprocess.Popen[str], heard: Heard) -> None:
     """Until it ends; says that it still runs when it has long said nothing itself."""
     began = time.monotonic()
     while True:
@@ -157,9 +150,4 @@ def _wait(process: subprocess.Popen[str], heard: Heard, log: Log) -> None:
             now = time.monotonic()
             if now - heard.last >= _SILENCE_SECONDS:
                 heard.last = now
-                log(f"worker {process.pid} has been running for {now - began:.0f} s")
-
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS calls a group of zombies forbidden
-        os.killpg(process.pid, number)
+                heard.log.info(f"worker {process.pid} has been running for {now - began:.0f} s")

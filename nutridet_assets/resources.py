@@ -6,7 +6,6 @@ Belongs here: one object per thing outside an asset, each a thin face of somethi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,9 @@ import dagster as dg
 from pydantic import Field
 
 from nutridet_assets.checks import refused
-from nutridet_assets.launch import GRACE_SECONDS, Report, launch
+from nutridet_assets.launch import Report, launch
+from nutridet_assets.launchers import active_launcher, module_of
+from nutridet_assets.launchers.processes import GRACE_SECONDS
 from nutridet_core.layout import Layout
 from nutridet_core.settings import Settings
 
@@ -30,13 +31,10 @@ def artifacts() -> Layout:
 
 
 class Worker(dg.ConfigurableResource[None]):
-    """Starts one process per heavy step.
-
-    `NUTRIDET_LAUNCHER` says whether a training is one process or several; the other verbs are always one.
-    """
+    """Starts one worker per heavy step, where `NUTRIDET_LAUNCHER` says."""
 
     command: list[str] = Field(
-        default_factory=list, description="What starts a worker. Empty: this interpreter, as NUTRIDET_LAUNCHER says."
+        default_factory=list, description="What starts a worker on this machine. Empty: as NUTRIDET_LAUNCHER says."
     )
     grace_seconds: float = Field(
         GRACE_SECONDS, ge=0, le=600, description="How long a cancelled worker may take to end before it is killed."
@@ -57,8 +55,12 @@ class Worker(dg.ConfigurableResource[None]):
         Raises:
             Failure: when the worker failed, with its reason.
         """
-        command = self.command or [sys.executable, "-m", launcher_of(verb)]
-        report = launch(context, [*command, verb, *names], settings or {}, grace_seconds=self.grace_seconds)
+        launcher = active_launcher()
+        command = self.command or [*launcher.command, "-m", module_of(verb)]
+        elsewhere = launcher.elsewhere and not self.command
+        report = launch(
+            context, [*command, verb, *names], settings or {}, elsewhere=elsewhere, grace_seconds=self.grace_seconds
+        )
         message = report.messages[-1] if report.messages else {}
         if "failed_audits" in message:
             declared = [key.name for key in context.selected_asset_check_keys]
@@ -66,12 +68,6 @@ class Worker(dg.ConfigurableResource[None]):
         if report.exit_code != 0 or "result" not in message:
             raise _failure(verb, report, message)
         return message["result"] or {}
-
-
-def launcher_of(verb: str) -> str:
-    """The module that runs a verb."""
-    together = verb == "train_experiments" and Settings().launcher == "accelerate"
-    return "nutridet_assets.agent" if together else "nutridet_assets.worker"
 
 
 def _failure(verb: str, report: Report, message: Mapping[str, Any]) -> dg.Failure:

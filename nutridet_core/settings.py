@@ -50,8 +50,12 @@ class Settings(BaseSettings):
     dagster_port: Port = 3000
     mlflow_port: Port = 5000
     """Where `up` lets the two pages listen, on loopback."""
-    launcher: Literal["local", "accelerate"] = "local"
-    """Who runs a training: one process, or one per GPU of this machine."""
+    launcher: Literal["local", "accelerate", "ray", "k8s", "slurm"] = "local"
+    """Where workers run: here, here with one per GPU for a training, or on a cluster."""
+    worker_gpus: Annotated[int, Field(ge=0)] = 1
+    """How many GPUs a worker asks of a cluster."""
+    k8s_pod: Path | None = None
+    """Template of a worker's pod, a YAML file."""
     processes: Annotated[int | None, Field(ge=1)] = None
     """How many train together, instead of one per visible GPU."""
     sharded: bool = False

@@ -14,7 +14,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from nutridet_assets.launch import Report, launch, running
+from nutridet_assets.launch import Report, launch
+from nutridet_assets.launchers.processes import running
 
 _REPORTING = """
 from nutridet_assets.worker import work

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, RandomSampler
 
 from nutridet_assets.agent import visible_gpus
-from nutridet_assets.resources import launcher_of
+from nutridet_assets.launchers import module_of
 from nutridet_assets.worker import VERBS
 from nutridet_core.data.dataset import DatasetSpec, load_split, prepare_dataset
 from nutridet_core.errors import SettingsError
@@ -176,9 +176,9 @@ def test_how_many_processes_there_are_is_no_part_of_the_configuration(photos: Pa
 
 
 def test_only_training_takes_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {launcher_of(verb) for verb in VERBS} == {"nutridet_assets.worker"}
+    assert {module_of(verb) for verb in VERBS} == {"nutridet_assets.worker"}
     monkeypatch.setenv("NUTRIDET_LAUNCHER", "accelerate")
-    several = [verb for verb in VERBS if launcher_of(verb) == "nutridet_assets.agent"]
+    several = [verb for verb in VERBS if module_of(verb) == "nutridet_assets.agent"]
     assert several == ["train_experiments"]
     assert visible_gpus() >= 1
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.torture import clocks
 from benchmarks.torture.homes import VERBS, Homes, open_home, used_bytes
 from benchmarks.torture.processes import Child, fork, work
-from nutridet_assets.launch import end_group
+from nutridet_assets.launchers.processes import end_group
 from nutridet_core.store import MANIFEST
 
 _GRACE_SECONDS = 2.0

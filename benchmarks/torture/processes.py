@@ -29,7 +29,7 @@ _STUCK_SECONDS = 240.0
 
 @dataclass
 class Child:
-    """A process that leads a session of its own; `nutridet_assets.launch.end_group` can end it."""
+    """A process that leads a session of its own; `nutridet_assets.launchers.processes.end_group` can end it."""
 
     pid: int
     log: Path
