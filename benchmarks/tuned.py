@@ -25,8 +25,8 @@ from benchmarks.measures import header
 from nutridet_core.answers import LABEL, Form
 from nutridet_core.boxes import FULL_IMAGE, Box
 from nutridet_core.compare import compare
-from nutridet_core.data.examples import load_photo
 from nutridet_core.data.generated import draw_product_photo
+from nutridet_core.data.photos import load_photo
 from nutridet_core.priors import median_box
 from nutridet_core.profiles import TINY, TINY_TUNED
 from nutridet_core.scores import Sample, score

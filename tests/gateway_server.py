@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from nutridet_core.data.examples import Photo
+from nutridet_core.data.photos import Photo
 from nutridet_core.profiles import TINY
 from nutridet_core.serving.engine import Engine, FakeEngine, Reply
 from nutridet_core.serving.gateway import Background, GatewayOptions, create_app

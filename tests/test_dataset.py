@@ -25,7 +25,8 @@ from nutridet_core.data.dataset import (
     open_photos,
     prepare_dataset,
 )
-from nutridet_core.data.examples import MAX_BYTES, SPLITS, Reason, Record, Split
+from nutridet_core.data.examples import SPLITS, Record, Split
+from nutridet_core.data.photos import MAX_BYTES, Reason
 from nutridet_core.dataset_report import DISTRIBUTIONS, REPORT, SHEET, report_dataset
 from nutridet_core.errors import DataError, SettingsError
 from nutridet_core.store import Manifest, is_complete

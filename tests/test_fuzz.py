@@ -17,7 +17,7 @@ from benchmarks.fuzz.child import fuzz, remake
 from benchmarks.fuzz.outcome import Outcome, judge, judged
 from benchmarks.fuzz.targets import TARGETS, Target
 from nutridet_core.answers import Problem, read_answer
-from nutridet_core.data.examples import MAX_SCANS, PhotoError, Reason, decode_photo
+from nutridet_core.data.photos import MAX_SCANS, PhotoError, Reason, decode_photo
 from nutridet_core.data.sources import open_source
 from nutridet_core.errors import ArtifactError, NutridetError, SettingsError
 from nutridet_core.experiments import load_experiments

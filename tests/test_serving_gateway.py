@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from nutridet_core.data.examples import PhotoLimits
+from nutridet_core.data.photos import PhotoLimits
 from nutridet_core.serving.detector import Limits
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.gateway import GatewayOptions

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nutridet_core.data.examples import decode_photo
+from nutridet_core.data.photos import decode_photo
 from nutridet_core.families import QWEN2_5_VL
 from nutridet_core.models import base_source, load_model, load_processor
 from nutridet_core.predict import predict

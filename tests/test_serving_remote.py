@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nutridet_core.data.examples import Photo, decode_photo
+from nutridet_core.data.photos import Photo, decode_photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import TINY
 from nutridet_core.prompts import prompt_text

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nutridet_core.answers import LABEL
-from nutridet_core.data.examples import Candidate, Example, Reason, Rejection
+from nutridet_core.data.examples import Candidate, Example, Rejection
+from nutridet_core.data.photos import Reason
 from nutridet_core.data.sources import open_source, source_signature
 from nutridet_core.data.sources.hub import REPO
 from nutridet_core.data.validate import accept

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nutridet_core.data.examples import SPLITS, Reason, Split
+from nutridet_core.data.examples import SPLITS, Split
+from nutridet_core.data.photos import Reason
 from nutridet_core.data.split import Assignment, Member, assign_splits, check_shares, find_shared, hashed_split
 from nutridet_core.errors import SettingsError
 

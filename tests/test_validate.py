@@ -15,17 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from nutridet_core.boxes import Box
-from nutridet_core.data.examples import (
-    MAX_ASPECT,
-    MAX_BYTES,
-    BoxFormat,
-    Candidate,
-    Example,
-    PhotoError,
-    Reason,
-    Rejection,
-    load_photo,
-)
+from nutridet_core.data.examples import BoxFormat, Candidate, Example, Rejection
+from nutridet_core.data.photos import MAX_ASPECT, MAX_BYTES, PhotoError, Reason, load_photo
 from nutridet_core.data.validate import accept
 from tests.photo_files import BOX, HEIGHT, UNIT, WIDTH, encode, huge_png, picture
 

@@ -17,7 +17,8 @@ from PIL import Image, PngImagePlugin
 
 from benchmarks.fuzz import damage
 from benchmarks.fuzz.outcome import Outcome
-from nutridet_core.data.examples import INGEST, Candidate, Example, decode_photo, photo_size
+from nutridet_core.data.examples import Candidate, Example
+from nutridet_core.data.photos import INGEST, decode_photo, photo_size
 from nutridet_core.data.validate import accept
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -20,7 +20,7 @@ import uvicorn
 
 from benchmarks.fuzz import damage, photos
 from benchmarks.fuzz.outcome import Feed, Outcome, judge
-from nutridet_core.data.examples import PhotoLimits
+from nutridet_core.data.photos import PhotoLimits
 from nutridet_core.profiles import TINY
 from nutridet_core.serving.detector import Limits
 from nutridet_core.serving.engine import FakeEngine

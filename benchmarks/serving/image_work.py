@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.serving.questions import ENCODERS
 from benchmarks.serving.servers import WIDE
-from nutridet_core.data.examples import decode_photo
+from nutridet_core.data.photos import decode_photo
 from nutridet_core.models import Source, load_processor
 from nutridet_core.prompts import prompt_text, resized_size
 

@@ -22,7 +22,8 @@ from datasets import List as ListOf
 from PIL import Image as Pillow
 
 from nutridet_core.boxes import Box
-from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split, load_photo
+from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split
+from nutridet_core.data.photos import load_photo
 from nutridet_core.data.sources import NAMED_BY_FILE, open_source, source_signature
 from nutridet_core.data.split import Member, assign_splits, check_shares, find_shared
 from nutridet_core.data.validate import accept

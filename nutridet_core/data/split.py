@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nutridet_core.data.examples import SPLITS, Reason, Rejection, Split
+from nutridet_core.data.examples import SPLITS, Rejection, Split
+from nutridet_core.data.photos import Reason
 from nutridet_core.errors import SettingsError
 
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "selection", "train")

@@ -18,16 +18,8 @@ import numpy as np
 from PIL import Image
 
 from nutridet_core.boxes import Box, iou_matrix
-from nutridet_core.data.examples import (
-    BoxFormat,
-    Candidate,
-    Example,
-    Photo,
-    PhotoError,
-    Reason,
-    Rejection,
-    decode_photo,
-)
+from nutridet_core.data.examples import BoxFormat, Candidate, Example, Rejection
+from nutridet_core.data.photos import Photo, PhotoError, Reason, decode_photo
 
 TINY_BOX, REENCODED, OVERLAPPING_BOXES = "tiny_box", "reencoded", "overlapping_boxes"
 FLAGS = (TINY_BOX, REENCODED, OVERLAPPING_BOXES)

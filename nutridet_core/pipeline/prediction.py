@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nutridet_core.data.examples import load_photo
+from nutridet_core.data.photos import load_photo
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.overlay import predicted_files, save_predicted
 from nutridet_core.pipeline.context import Context

@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 
 from nutridet_core.boxes import Box
-from nutridet_core.data.examples import load_photo
+from nutridet_core.data.photos import load_photo
 from nutridet_core.errors import NutridetError
 from nutridet_core.overlay import predicted_files, save_predicted
 from nutridet_core.serving.client import Client

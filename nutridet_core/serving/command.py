@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import get_args
 
-from nutridet_core.data.examples import PhotoLimits
+from nutridet_core.data.photos import PhotoLimits
 from nutridet_core.errors import SettingsError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.serving.detector import Limits

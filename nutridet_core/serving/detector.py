@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nutridet_core.answers import LABEL, Answer
-from nutridet_core.data.examples import PhotoError, PhotoLimits, decode_photo, photo_size
+from nutridet_core.data.photos import PhotoError, PhotoLimits, decode_photo, photo_size
 from nutridet_core.families import get_family
 from nutridet_core.prompts import Contract, resized_size
 from nutridet_core.serving import refusals

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nutridet_core.data.examples import Photo
+from nutridet_core.data.photos import Photo
 from nutridet_core.errors import NutridetError
 
 

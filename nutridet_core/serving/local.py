@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from nutridet_core.data.examples import Photo
+from nutridet_core.data.photos import Photo
 from nutridet_core.predict import Prediction, predict
 from nutridet_core.prompts import Contract
 from nutridet_core.serving.engine import EngineError, Reply

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nutridet_core.data.examples import PhotoError, Reason
+from nutridet_core.data.photos import PhotoError, Reason
 from nutridet_core.errors import NutridetError
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from nutridet_core.answers import without_terminators
-from nutridet_core.data.examples import Photo
+from nutridet_core.data.photos import Photo
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_messages
 from nutridet_core.serving.engine import EngineError, Reply

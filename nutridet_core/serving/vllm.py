@@ -20,7 +20,7 @@ from contextlib import suppress
 
 import httpx
 
-from nutridet_core.data.examples import Photo
+from nutridet_core.data.photos import Photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import Profile
 from nutridet_core.serving.engine import EngineError, Reply
