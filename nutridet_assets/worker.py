@@ -75,9 +75,11 @@ def work(job: Callable[[], Any]) -> int:
 def report(pipes: PipesContext, job: Callable[[], Any]) -> int:
     """Do the job and report its result, or what stopped it."""
     from nutridet_core.errors import AuditError, NutridetError
+    from nutridet_core.failures import told_plainly
 
     try:
-        result = job()
+        with told_plainly():
+            result = job()
     except AuditError as error:
         pipes.report_custom_message({"failed_audits": shorten(error.evidence), "text": str(error)[:_LONGEST_TEXT]})
         return 1
@@ -91,9 +93,11 @@ def report(pipes: PipesContext, job: Callable[[], Any]) -> int:
 def join_in(job: Callable[[], Any]) -> int:
     """Do the job as another rank than the first, which reports the same failures; a line says which was whose."""
     from nutridet_core.errors import NutridetError
+    from nutridet_core.failures import told_plainly
 
     try:
-        job()
+        with told_plainly():
+            job()
     except NutridetError as error:
         print(f"rank {_rank()}: {error}", flush=True)
         return 1

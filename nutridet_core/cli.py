@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nutridet_core.errors import NutridetError
+from nutridet_core.failures import told_plainly
 from nutridet_core.settings import Settings
 from nutridet_core.threads import let_threads_sleep
 
@@ -36,7 +37,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         let_threads_sleep()  # before the command loads torch
         try:
-            function(*args, **kwargs)
+            with told_plainly():
+                function(*args, **kwargs)
         except NutridetError as error:
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(1) from error

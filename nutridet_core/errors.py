@@ -57,3 +57,7 @@ class AuditError(NutridetError):
     def __init__(self, problem: str, *, evidence: dict[str, object] | None = None, remedy: str | None = None) -> None:
         self.evidence = evidence or {}
         super().__init__(problem, remedy=remedy)
+
+
+class MachineError(NutridetError):
+    """The machine, or a server that is needed, cannot do what was asked: disk, memory, MLflow."""
