@@ -15,6 +15,7 @@ from nutridet_core.locks import claimed
 from nutridet_core.store import Manifest, clear_abandoned, read_manifest, reusable, seal, writing
 
 ROOT = Path(__file__).parents[1]
+FUZZED = ROOT / "benchmarks" / "results" / "fuzz.json"
 _WRITER = """
 import sys, time
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_a_folder_is_claimed_once_and_given_back_by_a_death(tmp_path: Path) -> N
 def test_a_campaign_loses_nothing(release_home: Path, tmp_path: Path) -> None:
     """One injection of each fault but damage, in registering, promoting and rolling back a release that was planted."""
     out = tmp_path / "torture.json"
+    out.write_text(json.dumps({"metrics": {"soak": "of another day"}}), encoding="utf-8")
     options = ["--injections", "13", "--soak", "0", "--out", str(out), "--start", str(release_home)]
     command = [sys.executable, "-m", "benchmarks.torture", *options, "--verbs", "register", "promote_copy", "rollback"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -101,6 +103,9 @@ def test_a_campaign_loses_nothing(release_home: Path, tmp_path: Path) -> None:
     metrics = json.loads(out.read_text(encoding="utf-8"))["metrics"]
     assert (metrics["injections"], metrics["lost"]) == (13, 0)
     assert metrics["resumed"] + metrics["refused"] > 0, "no fault did anything"
+    assert metrics["unclear"] == 0, f"refused without a remedy: {result.stdout}"
+    assert metrics["soak"] == "of another day"
+    assert metrics["fuzz_inputs"] == json.loads(FUZZED.read_text(encoding="utf-8"))["metrics"]["fuzz_inputs"]
 
 
 def test_a_campaign_notices_a_loss(release_home: Path, tmp_path: Path) -> None:
@@ -117,6 +122,9 @@ def test_a_campaign_notices_a_loss(release_home: Path, tmp_path: Path) -> None:
         "assert len(found['broken']) == 1 and 'has changed' in found['broken'][0], found",
         "assert len(found['stale']) == 1, found",
         "assert found['content'] != whole['content']",
+        "from benchmarks.torture.__main__ import options, result",
+        "kept = result(options().parse_args(['--injections', '0', '--soak', '0']), [], None)",
+        "assert kept['n'] == kept['metrics']['injections'] > 0, kept",
     ))  # fmt: skip
     home = shutil.copytree(release_home, tmp_path / "home")
     subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, check=True)

@@ -24,6 +24,8 @@ from benchmarks.torture.soak import Soak, soak  # noqa: E402
 from nutridet_core.store import git_commit, stack_versions, write_json  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "torture.json"
+FUZZED = RESULT.with_name("fuzz.json")
+"""Written by `benchmarks.fuzz`."""
 
 
 def main(given: argparse.Namespace) -> int:
@@ -56,8 +58,8 @@ def _left_out(given: argparse.Namespace) -> list[str]:
 
 def line(verdict: Verdict) -> str:
     """One injection for people."""
-    late = " (too late to touch it)" if verdict.unmet else ""
-    text = f"{verdict.number:4} {verdict.outcome:8} {verdict.fault} in {verdict.verb}, {verdict.seconds} s{late}"
+    notes = " (too late to touch it)" * verdict.unmet + " (a foreign error)" * verdict.unclear
+    text = f"{verdict.number:4} {verdict.outcome:8} {verdict.fault} in {verdict.verb}, {verdict.seconds} s{notes}"
     details = [f"     ! {reason}" for reason in verdict.reasons]
     if verdict.outcome == "refused" or details:
         details.insert(0, f"     said: {verdict.said}")
@@ -77,33 +79,50 @@ def table(verdicts: list[Verdict]) -> str:
 
 
 def result(given: argparse.Namespace, verdicts: list[Verdict], soaked: Soak | None) -> dict[str, Any]:
-    """As all result files; what other parts of the torture wrote into it stays."""
-    kept = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {}
+    """As all result files. The campaign, the soak and the fuzzer's inputs each stay until they are run again."""
+    found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {}
+    if verdicts:
+        found = {**found, **_head(given), "n": len(verdicts), "not_run": _not_run(verdicts)}
+    metrics = {**found.get("metrics", {}), **(campaign_metrics(verdicts) if verdicts else {})}
+    if soaked:
+        metrics["soak"] = {"command": _command(f"--injections 0 --soak {given.soak:g}"), "git_commit": git_commit(),
+                           **soaked.to_dict()}  # fmt: skip
+    fuzzed = json.loads(FUZZED.read_text(encoding="utf-8"))["metrics"]
+    return {**(found or _head(given)), "metrics": {**metrics, "fuzz_inputs": fuzzed["fuzz_inputs"]}}
+
+
+def campaign_metrics(verdicts: list[Verdict]) -> dict[str, Any]:
+    """Counts of outcomes: all, by fault, by verb."""
+    faults = dict.fromkeys(verdict.fault for verdict in verdicts)
+    verbs = sorted({verdict.verb for verdict in verdicts})
     total = Counter(verdict.outcome for verdict in verdicts)
-    metrics = {
+    return {
         "injections": len(verdicts),
         **{outcome: total[outcome] for outcome in OUTCOMES},
+        "unclear": sum(verdict.unclear for verdict in verdicts),
         "too_late": sum(verdict.unmet for verdict in verdicts),
-        "by_fault": {
-            fault: dict(Counter(v.outcome for v in verdicts if v.fault == fault))
-            for fault in dict.fromkeys(verdict.fault for verdict in verdicts)
-        },
-        "by_verb": {
-            verb: dict(Counter(v.outcome for v in verdicts if v.verb == verb))
-            for verb in sorted({verdict.verb for verdict in verdicts})
-        },
+        "by_fault": {fault: dict(Counter(v.outcome for v in verdicts if v.fault == fault)) for fault in faults},
+        "by_verb": {verb: dict(Counter(v.outcome for v in verdicts if v.verb == verb)) for verb in verbs},
     }
+
+
+def _head(given: argparse.Namespace) -> dict[str, Any]:
+    first = f"--first {given.first} " * bool(given.first)
     return {
-        "command": "python -m benchmarks.torture "
-        f"--seed {given.seed} --injections {given.injections} --soak {given.soak:g}",
+        "command": _command(f"--seed {given.seed} {first}--injections {given.injections} --soak 0"),
         "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU",
         "versions": stack_versions(),
         "git_commit": git_commit(),
         "seed": given.seed,
-        "n": len(verdicts),
-        "not_run": [name for name in FAULTS if name not in metrics["by_fault"]],  # type: ignore[operator]
-        "metrics": {**kept.get("metrics", {}), **metrics, **({"soak": soaked.to_dict()} if soaked else {})},
     }
+
+
+def _command(options: str) -> str:
+    return f"python -m benchmarks.torture {options}"
+
+
+def _not_run(verdicts: list[Verdict]) -> list[str]:
+    return [name for name in FAULTS if name not in {verdict.fault for verdict in verdicts}]
 
 
 def options() -> argparse.ArgumentParser:

@@ -6,7 +6,8 @@ The verdicts:
 
 - survived: the verb ended well, and everything is what it is when nobody disturbs it
 - resumed: the verb was killed, and the same verb, run again, came to the same end
-- refused: the verb ended with an error that names its reason; mended and run again, it came to the same end
+- refused: the verb ended with an error; mended and run again, it came to the same end. Those that are no error of
+  this project, with its place and remedy, are counted as `unclear`
 - lost: anything else, e.g. other results, a hang, a manifest over other files, an alias on broken weights, a draft
   or a process left behind, a run that MLflow shows as finished and that is not
 """
@@ -66,6 +67,8 @@ class Verdict:
     """Why it counts as lost."""
     unmet: bool = False
     """Whether the fault came too late to touch the verb."""
+    unclear: bool = False
+    """Whether it was refused with a foreign error, which names no remedy."""
     seconds: float = 0.0
 
 
@@ -91,7 +94,8 @@ def inject(case: Case, number: int, fault: str, strike: Strike) -> Verdict:
             outcome, reasons = "lost", ["the verb hung"]
     said = " / ".join(child.last_words for child in case.children)
     seconds = round(time.monotonic() - began, 1)
-    return Verdict(number, fault, case.verb, outcome, said, tuple(reasons), case.unmet, seconds)
+    unclear = any(child.unclear for child in case.children)
+    return Verdict(number, fault, case.verb, outcome, said, tuple(reasons), case.unmet, unclear, seconds)
 
 
 def judge(case: Case, code: int) -> tuple[str, list[str]]:

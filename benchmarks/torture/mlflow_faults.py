@@ -16,7 +16,11 @@ from benchmarks.torture.faults import Case
 from benchmarks.torture.processes import Child, fork
 
 _HOST = "127.0.0.1"
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 """MLflow's own settings. By default it asks seven times, for four minutes in all."""
 
 

@@ -41,7 +41,8 @@ def _summary(result: dict[str, Any]) -> str:
     return (
         f"Seed {result['seed']}, n = {metrics['injections']}, {metrics['lost']} lost: with 95 % confidence at most "
         f"{share:.1%} of such injections are. {metrics['too_late']} came when the verb was over or "
-        "changed nothing, and count as what the verb did."
+        f"changed nothing, and count as what the verb did. Of the {metrics['refused']} refusals {metrics['unclear']} "
+        "came as an error of another library, without a remedy."
     )
 
 

@@ -22,9 +22,12 @@ from typing import Any
 
 from nutridet_assets import worker
 from nutridet_core.errors import NutridetError
+from nutridet_core.failures import told_plainly
 
 Job = Callable[[], Any]
 _STUCK_SECONDS = 240.0
+_OWN = "refused: "
+"""How a child's last line begins when one of this project's errors stopped it."""
 
 
 @dataclass
@@ -66,6 +69,11 @@ class Child:
         """The last line that it printed."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
+
+    @property
+    def unclear(self) -> bool:
+        """Whether it failed with anything but one of this project's errors, which have a place and a remedy."""
+        return bool(self.returncode and 0 < self.returncode < 128) and not self.last_words.startswith(_OWN)
 
     @property
     def left_behind(self) -> list[int]:
@@ -117,9 +125,10 @@ def work(job: Job) -> int:
 
     def told() -> Any:
         try:
-            return job()
-        except NutridetError as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
+            with told_plainly():
+                return job()
+        except NutridetError as error:  # the worker tells it to Dagster, which is not here
+            print(f"{_OWN}{error}".replace("\n", " "), flush=True)
             raise
 
     return worker.work(told)
