@@ -98,7 +98,9 @@ class Pod:
 
     def __init__(self, api: client.CoreV1Api, namespace: str, name: str) -> None:
         self.api, self.namespace, self.name = api, namespace, name
-        self._told, self._last = "", ""
+        self._told = ""
+        self._last, self._at_last = "", 0
+        """The time of the last line printed, and how many lines had it."""
 
     @contextmanager
     def created(self, manifest: Manifest) -> Iterator[None]:
@@ -132,7 +134,7 @@ class Pod:
             pod = self._read()
             state = _state(pod)
             if state is not None and state.terminated is not None:
-                self._print_log()
+                self._print_rest()
                 if state.terminated.reason not in {"Completed", "Error"}:
                     print(f"the container ended: {state.terminated.reason}", flush=True)
                 return int(state.terminated.exit_code)
@@ -170,16 +172,34 @@ class Pod:
             raise NutridetError(f"pod {self.name} was deleted and does not end: its node {pod.spec.node_name} is lost")
         return pod
 
-    def _print_log(self) -> None:
-        """What it has printed since the last time, until the stream ends or has long been silent."""
+    def _print_rest(self) -> None:
+        """The whole log of a container that has ended: its last line is the result."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._print_log():
+            if time.monotonic() > deadline:
+                print(f"the end of the log of pod {self.name} cannot be read", file=sys.stderr, flush=True)
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _print_log(self) -> bool:
+        """What it has printed since the last time; whether the stream came to its end and did not break off."""
         try:
-            for line in _lines(self._open_log()):
-                stamp, _, text = line.partition(" ")
-                if stamp > self._last:
-                    self._last = stamp
-                    print(text, flush=True)
+            for stamp, text in self._new_lines():
+                self._at_last = self._at_last + 1 if stamp == self._last else 1
+                self._last = stamp
+                print(text, flush=True)
+            return True
         except (ApiException, HTTPError):
-            return  # the caller looks at the pod, and comes back
+            return False  # the caller looks at the pod, and comes back
+
+    def _new_lines(self) -> Iterator[tuple[str, str]]:
+        """With their times, which have a fixed width; not those that an earlier connection brought."""
+        known, at_known = self._last, self._at_last
+        for line in _lines(self._open_log()):
+            stamp, _, text = line.partition(" ")
+            at_known -= stamp == known
+            if stamp > known or (stamp == known and at_known < 0):
+                yield stamp, text
 
     def _open_log(self) -> Any:
         since = {"since_seconds": _seconds_since(self._last)} if self._last else {}

@@ -1,0 +1,203 @@
+"""A worker in a pod: what it reports arrives, and no pod is left however it ends. The cluster is `kubernetes_server`.
+
+No postponed annotations: Dagster wants the annotation of `context` as a type.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import kubernetes_validate
+import pytest
+
+from nutridet_assets.launch import Report, launch
+from nutridet_assets.launchers import active_launcher, module_of
+from nutridet_assets.launchers.client import worker_variables
+from nutridet_assets.launchers.pod import read_template, worker_pod
+from nutridet_core.errors import SettingsError
+from tests.kubernetes_server import VERSION, Node, kubernetes_server
+
+TEMPLATE = Path(__file__).parents[1] / "deploy" / "kubernetes" / "worker-pod.yaml"
+_JOB = "from nutridet_assets.worker import work\nfrom nutridet_core.errors import AuditError\n"
+_LONG = "import subprocess, sys, time\nsubprocess.Popen(['sleep', '600'])\nprint('up', flush=True)\ntime.sleep(600)"
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A cluster, and the settings that lead to it."""
+    monkeypatch.setenv("NUTRIDET_LAUNCHER", "k8s")
+    monkeypatch.setenv("NUTRIDET_K8S_POD", str(TEMPLATE))
+    monkeypatch.setenv("NUTRIDET_HOME", "/data/nutridet")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with kubernetes_server(tmp_path) as (node, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield node
+
+
+# ---------------------------------------------------------------- the life of a pod
+
+
+def test_a_result_comes_back_through_a_log_that_breaks_off(node: Node) -> None:
+    node.unavailable, node.unschedulable, node.breaks = 2, 2, 3
+    body = "def job():\n    for n in range(20): print('photo', n, flush=True)\n    return {'photos': 20}\n"
+    report, log = _launch(_JOB + body + "raise SystemExit(work(job))")
+    assert report.exit_code == 0, report.tail
+    assert report.messages == ({"result": {"photos": 20}},)
+    photos = [line for line in log if line.startswith("photo ")]
+    assert photos == [f"photo {n}" for n in range(20)], "none is lost, none comes twice"
+    assert any("Insufficient nvidia.com/gpu" in line for line in log), "it says what the pod waits for"
+    assert node.pods == {}
+
+
+def test_a_failed_audit_brings_its_evidence(node: Node) -> None:
+    """Its exit code is not 0, at which Dagster's own client loses the message."""
+    body = "def job(): raise AuditError('label_audit: pads in the loss', evidence={'row': 0})\n"
+    report, _ = _launch(_JOB + body + "raise SystemExit(work(job))")
+    assert report.exit_code == 1
+    assert report.messages == ({"failed_audits": {"row": 0}, "text": "label_audit: pads in the loss"},)
+    assert node.pods == {}
+
+
+def test_a_killed_worker_is_named_as_such(node: Node) -> None:
+    report, _ = _launch("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
+    assert report.ending.startswith("was killed by SIGKILL")
+    assert "last words" in report.tail and "OOMKilled" in report.tail
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_no_pod_is_left_by_a_step_that_is_cancelled_or_killed(node: Node, sent: signal.Signals) -> None:
+    """The step's process is this one's child: it starts the launcher as `launch` does."""
+    step = (
+        "import os, sys\nfrom nutridet_assets.launchers.processes import running\n"
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+        "own = {'NUTRIDET_LAUNCHER_PID': str(os.getpid())}\n"
+        f"with running({[*_command(), '-c', _LONG]!r}, {{**os.environ, **own}}) as process: process.wait()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", step])
+    _until(lambda: any(pod.process and pod.lines for pod in node.pods.values()))
+    (pod,) = node.pods.values()
+    process.send_signal(sent)
+    process.wait()
+    _until(lambda: node.pods == {})
+    assert pod.process is not None and pod.process.poll() is not None
+
+
+def test_a_pod_that_cannot_start_fails_with_its_reason(node: Node) -> None:
+    node.waiting = "ImagePullBackOff"
+    report, _ = _launch("pass")
+    assert report.exit_code == 1
+    assert "ImagePullBackOff" in report.tail and "not found" in report.tail
+    assert node.pods == {}
+
+
+def test_a_deleted_pod_fails_and_says_so(node: Node) -> None:
+    code = "import time\nprint('up', flush=True)\ntime.sleep(600)"
+    process = subprocess.Popen([*_command(), "-c", code], text=True, stderr=subprocess.PIPE)
+    _until(lambda: any(pod.lines for pod in node.pods.values()))
+    name, pod = next(iter(node.pods.items()))
+    pod.end(0)
+    del node.pods[name]
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert f"pod {name} was deleted" in error
+
+
+def test_a_refused_pod_fails_with_the_words_of_the_server(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = tmp_path / "pod.yaml"
+    template.write_text(TEMPLATE.read_text().replace("enableServiceLinks: false", "enableServiceLinks: perhaps"))
+    monkeypatch.setenv("NUTRIDET_K8S_POD", str(template))
+    report, _ = _launch("pass")
+    assert report.exit_code == 1
+    assert "the API server refuses the worker's pod: 422" in report.tail and "enableServiceLinks" in report.tail
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def test_the_pod_follows_the_published_schema_and_holds_no_secret(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_TRACKING_URI", "postgresql+psycopg2://nutridet:hush@db/mlflow")
+    monkeypatch.setenv("NUTRIDET_ALERT_WEBHOOK", "https://hooks.example.org/hush")
+    monkeypatch.setenv("NUTRIDET_DAGSTER_STORAGE", "postgresql+psycopg2://nutridet:hush@db/dagster")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
+    monkeypatch.setenv("NUTRIDET_PROFILE", "qwen2-vl-7b")
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "dagster-run-1", "uid": "1"}
+    arguments = ["-m", module_of("score_baseline"), "score_baseline"]
+    pod = worker_pod(read_template(TEMPLATE), arguments, {**worker_variables(), "NUTRIDET_RUN_ID": "1"}, 2, owner)
+    for version in ("1.28", VERSION, "1.34"):
+        kubernetes_validate.validate(pod, version, strict=True)
+    assert "hush" not in json.dumps(pod)
+    container = pod["spec"]["containers"][0]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["NUTRIDET_PROFILE"] == "qwen2-vl-7b" and environment["NUTRIDET_HOME"] == "/data/nutridet"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["spec"]["restartPolicy"] == "Never" and pod["metadata"]["ownerReferences"] == [owner]
+    assert pod["metadata"]["name"].startswith("nutridet-score-baseline-")
+
+
+def test_a_password_that_no_secret_brings_is_an_error(node: Node) -> None:
+    template = read_template(TEMPLATE)
+    del template["spec"]["containers"][0]["envFrom"]
+    variables = {**worker_variables(), "NUTRIDET_TRACKING_URI": "postgresql+psycopg2://nutridet:hush@db/mlflow"}
+    with pytest.raises(SettingsError, match="holds a password") as caught:
+        worker_pod(template, ["-c", "pass"], variables, 0)
+    assert "hush" not in str(caught.value)
+    variables["NUTRIDET_TRACKING_URI"] = "http://mlflow:5000"
+    pod = worker_pod(template, ["-c", "pass"], variables, 0)
+    assert {"name": "NUTRIDET_TRACKING_URI", "value": "http://mlflow:5000"} in pod["spec"]["containers"][0]["env"]
+
+
+def test_a_home_that_the_pod_does_not_mount_is_an_error(node: Node) -> None:
+    with pytest.raises(SettingsError, match="mounts nothing at /database"):
+        worker_pod(read_template(TEMPLATE), ["-c", "pass"], {"NUTRIDET_HOME": "/database"}, 1)
+
+
+@pytest.mark.parametrize("text", ["kind: Deployment", "kind: Pod", "[", "kind: Pod\nspec: {containers: [{name: a}]}"])
+def test_what_is_no_pod_template_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"pod\.yaml"):
+        read_template(file)
+
+
+def test_several_gpus_train_with_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_LAUNCHER", "k8s")
+    assert module_of("train_experiments") == "nutridet_assets.worker"
+    monkeypatch.setenv("NUTRIDET_WORKER_GPUS", "4")
+    assert module_of("train_experiments") == "nutridet_assets.agent"
+    assert module_of("score_baseline") == "nutridet_assets.worker"
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _command() -> list[str]:
+    return list(active_launcher().command)
+
+
+def _launch(code: str) -> tuple[Report, list[str]]:
+    """A worker's report, and what the run's log shows of it."""
+    reports, lines = [], []
+
+    @dg.asset
+    def worked(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        log: Any = context.log
+        log.info = lines.append
+        reports.append(launch(context, [*_command(), "-c", code], elsewhere=True))
+        return dg.MaterializeResult()
+
+    assert dg.materialize([worked], instance=dg.DagsterInstance.ephemeral()).success
+    return reports[0], lines
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """pytest's own timeout ends what never becomes true."""
+    while not condition():
+        time.sleep(0.05)
