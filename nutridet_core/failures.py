@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from nutridet_core.errors import MachineError, NutridetError
 
 _AGAIN = "then run it again: what was finished is kept"
-_DISK = f"Free space there, or raise the quota; {_AGAIN}."
+_DISK = f"Free space on the disk of NUTRIDET_HOME, or raise the quota; {_AGAIN}."
 _RIGHTS = f"Let this user write there, or set NUTRIDET_HOME to a folder where it may; {_AGAIN}."
 _MEMORY = f"End other processes, or take a smaller profile or batch (`nutridet plan` says what each needs); {_AGAIN}."
 _SERVER = f"Start it (`make up` starts both), or correct the setting; {_AGAIN}."

@@ -34,6 +34,7 @@ from nutridet_core.errors import ArtifactError
 from nutridet_core.locks import claimed, turn_in
 
 MANIFEST = "nutridet.json"
+_REMEDY = "Make it (again): materialise its asset, or run the command that writes it."
 _STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "compressed-tensors")
 
 
@@ -147,12 +148,12 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError("no manifest, so there is no artefact here", where=folder, remedy="Materialise it (again).")
+        raise ArtifactError("no manifest, so there is no artefact here", where=folder, remedy=_REMEDY)
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ArtifactError(
-            f"manifest is torn or foreign: {error.errors()[0]['msg']}", where=path, remedy="Materialise it again."
+            f"manifest is torn or foreign: {error.errors()[0]['msg']}", where=path, remedy=_REMEDY
         ) from error
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"is a {manifest.kind}, not a {kind}", where=path, field="kind")
@@ -160,9 +161,7 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
         try:
             _verify_files(folder, manifest)
         except (OSError, ValueError) as error:  # a disk that fails, or a name that no file can have
-            raise ArtifactError(
-                f"cannot be verified ({error})", where=folder, field="files", remedy="Materialise it again."
-            ) from error
+            raise ArtifactError(f"cannot be verified ({error})", where=folder, field="files", remedy=_REMEDY) from error
     return manifest
 
 
@@ -249,11 +248,11 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
     paths = [_inside(folder, name) for name in manifest.files]
     for path in paths:
         if not path.is_file():
-            raise ArtifactError("file is missing", where=path, remedy="Materialise it again.")
+            raise ArtifactError("file is missing", where=path, remedy=_REMEDY)
     with ThreadPoolExecutor() as pool:
         for path, expected, found in zip(paths, manifest.files.values(), pool.map(file_sha256, paths), strict=True):
             if found != expected:
-                raise ArtifactError("file has changed since it was written", where=path, remedy="Materialise it again.")
+                raise ArtifactError("file has changed since it was written", where=path, remedy=_REMEDY)
 
 
 def _is_draft_of(folder: Path, path: Path) -> bool:
@@ -265,7 +264,7 @@ def _inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ArtifactError(
             f"names a file outside its folder: {name[:200]!r}", where=folder / MANIFEST, field="files",
-            remedy="Materialise it again.",
+            remedy=_REMEDY,
         )  # fmt: skip
     return folder / name
 

@@ -74,9 +74,9 @@ def too_much_memory_for_a_tensor(folder: Path) -> None:
 
 
 FAILURES: dict[Callable[[Path], None], str] = {
-    full_disk: "No space left on device. Free space there",
-    quota_for_weights: "File too large. Free space there, or raise the quota",
-    full_disk_for_a_checkpoint: "Free space there",
+    full_disk: "No space left on device. Free space on the disk",
+    quota_for_weights: "File too large. Free space on the disk of NUTRIDET_HOME, or raise the quota",
+    full_disk_for_a_checkpoint: "Free space on the disk",
     locked_database: r"MLflow's database \[NUTRIDET_TRACKING_URI\]: is locked by another process. Wait",
     read_only_database: "attempt to write a readonly database. Let this user write there",
     no_folder_for_a_database: "unable to open database file. Let this user write there",

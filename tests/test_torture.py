@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -128,3 +129,17 @@ def test_a_campaign_notices_a_loss(release_home: Path, tmp_path: Path) -> None:
     ))  # fmt: skip
     home = shutil.copytree(release_home, tmp_path / "home")
     subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("page", ["promises.md", "security.md"])
+def test_every_promise_names_a_test_that_there_is(page: str) -> None:
+    """A name without a file is of the file before it in the same row, or of test_security.py."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| ") and "`test_" in row]
+    assert len(rows) > 15
+    for row in rows:
+        file = "test_security.py"
+        for named, test in re.findall(r"`(test_\w+\.py)?(?:::)?(test_\w+)?`", row):
+            file = named or file
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert not test or f"def {test}(" in source, (file, test)
