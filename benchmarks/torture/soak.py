@@ -74,6 +74,11 @@ class Soak:
         return 2 * PLACES / self.capacity + 1
 
     @property
+    def mib_by_minute(self) -> list[int]:
+        """Median of each minute, MiB: whether memory settles or grows on."""
+        return [round(float(np.median(self.mib[at : at + 60]))) for at in range(0, len(self.mib), 60)]
+
+    @property
     def growth(self) -> float:
         """Of memory, from the second quarter to the last; the first is warming up."""
         quarter = max(1, len(self.mib) // 4)
@@ -103,8 +108,11 @@ class Soak:
 
     def to_dict(self) -> dict[str, Any]:
         """For the result file."""
-        figures = {"minutes": self.minutes, "capacity": self.capacity, "sent": self.sent, "lost": self.lost}
-        memory = {"mib_least": min(self.mib), "mib_most": max(self.mib), "memory_growth": self.growth}
+        served = self.statuses["200"] / (60 * self.minutes)
+        rates = {"capacity": self.capacity, "served_per_s": served}
+        figures = {"minutes": self.minutes, **rates, "sent": self.sent, "lost": self.lost}
+        memory: dict[str, Any] = {"mib_least": min(self.mib), "mib_most": max(self.mib), "memory_growth": self.growth}
+        memory["mib_by_minute"] = self.mib_by_minute
         times = {"p99_s": self.p99, "p99_bound_s": self.bound}
         return {**figures, "statuses": dict(self.statuses), **times, **memory, "failures": self.failures}
 
