@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from nutridet_core.data.photos import Photo
+from nutridet_core.memory import return_freed_memory
 from nutridet_core.predict import Prediction, predict
 from nutridet_core.prompts import Contract
 from nutridet_core.serving.engine import EngineError, Reply
@@ -98,7 +99,7 @@ class TransformersEngine:
 
     async def _predict(self, images: Sequence[Image.Image]) -> list[Prediction]:
         def run() -> list[Prediction]:
-            return predict(
+            predictions = predict(
                 self._model,
                 self._processor,
                 self._contract,
@@ -106,6 +107,8 @@ class TransformersEngine:
                 batch_size=len(images),
                 max_new_tokens=self._max_new_tokens,
             )
+            return_freed_memory()
+            return predictions
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
