@@ -48,9 +48,12 @@ def _summary(result: dict[str, Any]) -> str:
 
 def _soak(soak: dict[str, Any]) -> str:
     statuses = soak["statuses"]
+    verdict = f"**Not kept: {'; '.join(soak['failures'])}.**" if soak["failures"] else "All kept."
+    note = f" Meanwhile {soak['note']}." if "note" in soak else ""
     return (
         f"Soak of {soak['minutes']:g} minutes at twice the capacity of {soak['capacity']:.1f} photos/s: "
         f"n = {soak['sent']}, {statuses.get('200', 0)} answered, {statuses.get('429', 0)} refused with Retry-After, "
         f"{soak['lost']} lost; p99 of the answered {soak['p99_s']:.2f} s, bound {soak['p99_bound_s']:.2f} s; "
-        f"memory {soak['mib_least']:.0f} to {soak['mib_most']:.0f} MiB, growth {soak['memory_growth']:.1%}."
+        f"memory {soak['mib_least']:.0f} to {soak['mib_most']:.0f} MiB, growth {soak['memory_growth']:.1%}. "
+        f"{verdict}{note}"
     )
