@@ -306,7 +306,7 @@ def test_secrets_are_neither_printed_nor_kept(home: Path) -> None:
     assert_untold(written)
     assert written.count("ended with 0") == 2, written
     assert written.count("ended with 1") == 8, written
-    assert written.count("does not answer") == 1 and "127.0.0.1" in written, "the dead servers were asked"
+    assert "connection to server" in written and "does not answer" in written, "the dead servers were asked"
     assert_untold(run(["-m", "nutridet_assets.materialize", "--help"], environment))
     assert (home / "artifacts").is_dir()
     assert_untold(home)
