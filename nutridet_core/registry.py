@@ -158,16 +158,25 @@ class Registry:
             ArtifactError: when its weights are lost or changed. Nothing can be compared with them then, so only a
                 person can let another release take their place.
         """
+        back = self.replaced_by(version)
+        command = f"`nutridet rollback` gives it to version {back}" if back else "`nutridet rollback --to VERSION`"
+        remedy = f"Restore {champion.name}, or give the alias {CHAMPION!r} to another version: {command}."
+        self.verify(f"the champion, version {version}", champion, remedy=remedy)
+
+    def verify(self, called: str, release: Release, *, remedy: str) -> None:
+        """Hash every file of a version.
+
+        Raises:
+            ArtifactError: with `remedy`, when its weights are lost or changed.
+        """
         try:
-            champion.verify()
+            release.verify()
         except ArtifactError as error:
-            back = self.replaced_by(version)
-            command = f"`nutridet rollback` gives it to version {back}" if back else "`nutridet rollback --to VERSION`"
             raise ArtifactError(
-                f"weights of the champion, version {version} of {self.model}: {error.problem}",
+                f"weights of {called} of {self.model}: {error.problem}",
                 where=error.where,
                 field=error.field,
-                remedy=f"Restore {champion.name}, or give the alias {CHAMPION!r} to another version: {command}.",
+                remedy=remedy,
             ) from error
 
     def _give_champion(self, version: str, why: str) -> None:

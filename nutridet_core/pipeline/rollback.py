@@ -68,7 +68,9 @@ def plan_rollback(context: Context, to: str | None = None) -> Rollback:
         )
     if target == champion:
         raise ArtifactError(f"version {target} is champion already", where=registry.model, remedy=_NAME_ONE)
-    _verify(registry, target)
+    release = registry.release_of(target)
+    remedy = f"Restore {release.name}, or name another version: nutridet rollback --to VERSION."
+    registry.verify(f"version {target}", release, remedy=remedy)
     return Rollback(registry, champion, target)
 
 
@@ -77,16 +79,3 @@ def _champion(registry: Registry) -> str:
     if holder is None:
         raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
     return holder[0]
-
-
-def _verify(registry: Registry, version: str) -> None:
-    release = registry.release_of(version)
-    try:
-        release.verify()
-    except ArtifactError as error:
-        raise ArtifactError(
-            f"weights of version {version} of {registry.model}: {error.problem}",
-            where=error.where,
-            field=error.field,
-            remedy=f"Restore {release.name}, or name another version: nutridet rollback --to VERSION.",
-        ) from error
