@@ -22,7 +22,8 @@ from typing import IO, Any
 import dagster as dg
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesDefaultMessageWriter
 
-from nutridet_assets.launchers.processes import GRACE_SECONDS, running
+from nutridet_assets.launchers import forks
+from nutridet_assets.launchers.processes import GRACE_SECONDS, Process, running
 from nutridet_assets.worker import LAUNCHER_PID, RUN_ID
 from nutridet_core.threads import PASSIVE
 
@@ -75,11 +76,11 @@ def launch(
     with dg.open_pipes_session(context=context, context_injector=injector, message_reader=reader) as session:
         own = {RUN_ID: context.run_id, LAUNCHER_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         environment = {**PASSIVE, **os.environ, **variables, **own, **session.get_bootstrap_env_vars()}
-        with running(command, environment, grace_seconds + elsewhere * _ELSEWHERE_SECONDS) as process:
+        with running(command, environment, grace_seconds + elsewhere * _ELSEWHERE_SECONDS, forks.start) as process:
             heard.listen(process)
             _wait(process, heard)
         heard.finish()
-    return Report(process.returncode, tuple(session.get_custom_messages()), "\n".join(heard.tail))
+    return Report(process.wait(), tuple(session.get_custom_messages()), "\n".join(heard.tail))
 
 
 class OutputMessages(dg.PipesMessageReader):
@@ -119,7 +120,7 @@ class Heard:
     last: float = field(default_factory=time.monotonic)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def listen(self, process: subprocess.Popen[str]) -> None:
+    def listen(self, process: Process) -> None:
         """Begin to forward its two streams."""
         for stream, log in ((process.stdout, self.log.info), (process.stderr, self.log.debug)):
             thread = threading.Thread(target=self._forward, args=(stream, log), daemon=True)
@@ -139,7 +140,7 @@ class Heard:
                 log(text)
 
 
-def _wait(process: subprocess.Popen[str], heard: Heard) -> None:
+def _wait(process: Process, heard: Heard) -> None:
     """Until it ends; says that it still runs when it has long said nothing itself."""
     began = time.monotonic()
     while True:

@@ -130,6 +130,12 @@ def follow_launcher(death_signal: signal.Signals = signal.SIGTERM) -> None:
             raise SystemExit(128 + signal.SIGTERM)
 
 
+def follow_parent(process_id: int) -> None:
+    """In a fork: its parent is not the parent of the process that imported this module."""
+    global _PARENT
+    _PARENT = process_id
+
+
 def adopt_orphans() -> None:
     """What a child leaves when it dies becomes a child of this process, which can then end it."""
     if sys.platform == "linux":

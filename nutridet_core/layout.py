@@ -6,6 +6,7 @@ Belongs here: names of folders, and PEFT's names of an adapter's files. Does not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,3 +92,9 @@ class Layout:
     def monitoring(self) -> Path:
         """Trend over all re-evaluations, and drift of the newest one's photos."""
         return self.root / "monitoring"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders of an adapter in order of their steps, complete or not."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))

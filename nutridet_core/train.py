@@ -12,7 +12,6 @@ one alone writes.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from nutridet_core.audits import Audit, audit_labels, audit_modules
 from nutridet_core.disk import require_space
 from nutridet_core.errors import ArtifactError, SettingsError
 from nutridet_core.features import FeatureStore, cache_features
+from nutridet_core.layout import checkpoints
 from nutridet_core.models import base_source, count_parameters, load_processor
 from nutridet_core.prompts import prompt_text
 from nutridet_core.ranks import Ranks
@@ -128,12 +128,6 @@ def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:
     return manifest if manifest and not _first_flaw(checkpoints(folder), config) else None
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders in order of their steps, complete or not."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
-
-
 def prepare_folder(folder: Path, config: dict[str, Any], log: Callable[[str], None] = print) -> Path | None:
     """Delete what training makes again; return the newest checkpoint of this configuration with all those before it."""
     found = checkpoints(folder)
@@ -207,10 +201,9 @@ def _facts(
     state, cuda = trainer.state, torch.cuda.is_available()
     seconds = time.monotonic() - watch.began
     steps = state.global_step - watch.first_step
-    gradients = [watch.gradients] if watch.gradients else []
     peak = max(ranks.gather(torch.cuda.max_memory_allocated() if cuda else 0))
     return {
-        "audits": {audit.name: audit.to_dict() for audit in [*audits, *gradients]},
+        "audits": {audit.name: audit.to_dict() for audit in [*audits, *_gradient_audits(watch, resume_from)]},
         "parameters": count_parameters(trainer.model),
         "steps": state.global_step,
         "seconds": round(seconds, 1),
@@ -222,3 +215,11 @@ def _facts(
         "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in state.log_history if "loss" in entry],
         "resumed_from": resume_from.name if resume_from else None,
     }
+
+
+def _gradient_audits(watch: Watch, resume_from: Path | None) -> list[Audit]:
+    """Of this process's first step; of the checkpoint's, where a run was killed after its last step."""
+    if watch.gradients:
+        return [watch.gradients]
+    kept = read_manifest(resume_from, verify=False).facts.get("audits", {}) if resume_from else {}
+    return [Audit(**audit) for audit in kept.values()]

@@ -12,23 +12,38 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import IO, Protocol
 
 GRACE_SECONDS = 20.0
 """From SIGTERM to SIGKILL: time for a worker to mark its MLflow run as failed."""
 
 
-@contextmanager
-def running(
-    command: Sequence[str], environment: Mapping[str, str], grace_seconds: float = GRACE_SECONDS
-) -> Iterator[subprocess.Popen[str]]:
-    """A process that leads its own group; when the block ends, nothing of the group is left."""
-    process = start(command, environment)
-    try:
-        yield process
-    finally:
-        end_group(process, grace_seconds)
+class Process(Protocol):
+    """What leads its own group: `subprocess.Popen`, or a worker that another process forked (`forks`)."""
+
+    @property
+    def pid(self) -> int:
+        """Also of its group."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Negative for a signal; None while it runs."""
+
+    @property
+    def stdout(self) -> IO[str] | None:
+        """What it prints."""
+
+    @property
+    def stderr(self) -> IO[str] | None:
+        """What it and its libraries complain about."""
+
+    def poll(self) -> int | None:
+        """Exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Exit code, when it has ended."""
 
 
 def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -45,7 +60,22 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.
     )
 
 
-def end_group(process: subprocess.Popen[str], grace_seconds: float) -> None:
+@contextmanager
+def running(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    grace_seconds: float = GRACE_SECONDS,
+    start: Callable[[Sequence[str], Mapping[str, str]], Process] = start,
+) -> Iterator[Process]:
+    """A process that leads its own group; when the block ends, nothing of the group is left."""
+    process = start(command, environment)
+    try:
+        yield process
+    finally:
+        end_group(process, grace_seconds)
+
+
+def end_group(process: Process, grace_seconds: float) -> None:
     """SIGTERM to the group of a process that still runs, SIGKILL to what is left; reaps the process."""
     try:
         if process.poll() is None:
@@ -58,6 +88,6 @@ def end_group(process: subprocess.Popen[str], grace_seconds: float) -> None:
         process.wait()
 
 
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def _signal_group(process: Process, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS calls a group of zombies forbidden
         os.killpg(process.pid, number)

@@ -11,6 +11,7 @@ from nutridet_core.audits import Audit, audit_adapter_active, audit_contract
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluate import load_scores
+from nutridet_core.layout import checkpoints
 from nutridet_core.locks import claimed
 from nutridet_core.pipeline.adapted import AdaptedBase
 from nutridet_core.pipeline.context import Context, score_model, scores_config
@@ -149,8 +150,6 @@ def _choice_manifest(context: Context, name: str, winner: dict[str, Any], eviden
 
 def _checkpoints(context: Context, name: str) -> list[Path]:
     """One for each epoch of a finished training, or an error."""
-    from nutridet_core.train import checkpoints
-
     folder = context.layout.adapter(name)
     found = checkpoints(folder)
     if not found:

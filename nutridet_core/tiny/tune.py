@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checkpoints
 from nutridet_core.profiles import TINY
 from nutridet_core.store import Manifest, digest, seal, writing
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import TrainingRun
 
 SOURCE = "generated:900:500000"
