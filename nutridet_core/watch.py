@@ -81,7 +81,8 @@ class Watch(TrainerCallback):
 
     def _seal(self, args: Any, state: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        facts = {"step": state.global_step, "epoch": state.epoch, **self.checkpoint.facts}
+        audits = {audit.name: audit.to_dict() for audit in [self.gradients] if audit}
+        facts = {"step": state.global_step, "epoch": state.epoch, "audits": audits, **self.checkpoint.facts}
         name = f"{self.experiment.name}/{folder.name}"
         seal(folder, self.checkpoint.model_copy(update={"name": name, "facts": facts}))
 

@@ -100,6 +100,20 @@ def test_no_epoch_is_left_out(
         assert f"epoch {epoch} and those after it are trained again" in lines[0]
 
 
+def test_a_run_killed_after_its_last_step_keeps_its_audits(
+    trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path
+) -> None:
+    """No step is left whose gradients could be audited; without their audit the gate would stay shut forever."""
+    run = TrainingRun(EXP1A, PROFILE, dataset, tmp_path / EXP1A.name)
+    shutil.copytree(trained(EXP1A), run.folder)
+    before = read_manifest(run.folder)
+    (run.folder / MANIFEST).unlink()
+    after = train(run)
+    assert after.facts["audits"] == before.facts["audits"]
+    assert "gradient_audit" in after.facts["audits"]
+    assert (after.digest, after.facts["steps"]) == (before.digest, before.facts["steps"])
+
+
 def test_progress_speaks_of_the_loss_when_there_is_one() -> None:
     lines: list[str] = []
     checkpoint = Manifest(kind="checkpoint", name=EXP1A.name)
