@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from nutridet_assets.launch import Report, launch
+from nutridet_assets.launchers import active_launcher
 from nutridet_assets.launchers.processes import running
 
 _REPORTING = """
@@ -130,3 +131,30 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "elsewhere"),
+    [
+        ("local", [sys.executable], False),
+        ("accelerate", [sys.executable], False),
+        ("ray", [sys.executable, "-m", "nutridet_assets.launchers.ray"], True),
+        ("k8s", [sys.executable, "-m", "nutridet_assets.launchers.kubernetes"], True),
+        ("slurm", ["srun", "--ntasks=1", "--gpus=2", sys.executable], True),
+    ],
+)
+def test_where_workers_run_is_a_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: list[str], elsewhere: bool
+) -> None:
+    monkeypatch.setenv("NUTRIDET_LAUNCHER", name)
+    monkeypatch.setenv("NUTRIDET_WORKER_GPUS", "2")
+    launcher = active_launcher()
+    assert (list(launcher.command), launcher.elsewhere) == (words, elsewhere)
+
+
+def test_a_message_is_found_among_what_others_print_on_its_line() -> None:
+    """Of a worker elsewhere, whose threads share one stream."""
+    noise = "import sys; sys.stdout.write('half a line '); sys.stdout.flush(); return {'photos': 3}"
+    report = _job(noise, elsewhere=True)
+    assert report.exit_code == 0
+    assert report.messages == ({"result": {"photos": 3}},)
