@@ -32,7 +32,7 @@ MANIFESTS = [
     if file.name not in {"values.yaml", "kustomization.yaml"}
     for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
 ]
-_ELSEWHERE = {"agent.py", "forks.py", "ray.py", "up.py", "worker.py"}
+_ELSEWHERE = {"agent.py", "fork_server.py", "forks.py", "guard.py", "ray.py", "up.py", "worker.py"}
 """Modules that no run in a pod imports."""
 _NO_TORCH = """
 import importlib, sys

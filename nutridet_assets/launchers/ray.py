@@ -28,12 +28,12 @@ _LINES_AT_ONCE = 500
 
 
 class Host:
-    """The actor: runs a command on its node and hands on what it prints."""
+    """The actor: runs a worker on its node, behind a guard, and hands on what it prints."""
 
     def start(self, arguments: Sequence[str], variables: Mapping[str, str]) -> str:
         """Start it; where it runs. In the actor's main thread, whose death the kernel tells the worker."""
         environment = {**os.environ, **variables, LAUNCHER_PID: str(os.getpid())}
-        self._process = start([sys.executable, *arguments], environment)
+        self._process = start([sys.executable, "-m", "nutridet_assets.launchers.guard", *arguments], environment)
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         streams = (("stdout", self._process.stdout), ("stderr", self._process.stderr))
         self._threads = [threading.Thread(target=self._read, args=stream, daemon=True) for stream in streams]
@@ -103,14 +103,14 @@ def _follow(host: Any, arguments: Sequence[str], gpus: int) -> int:
         for name, line in lines:
             print(line, end="", file=getattr(sys, name), flush=True)
         if code is not None:
-            return int(code if code >= 0 else 128 - code)  # a signal, as shells say it
+            return int(code)
 
 
 def _end(host: Any) -> None:
     import ray
 
     try:
-        ray.get(host.end.remote(GRACE_SECONDS), timeout=GRACE_SECONDS + 10)
+        ray.get(host.end.remote(GRACE_SECONDS + 5), timeout=GRACE_SECONDS + 10)
     except (ray.exceptions.RayError, AttributeError) as error:  # it died, or had not started anything
         print(f"the actor of the worker could not be asked to end it: {type(error).__name__}", flush=True)
     ray.kill(host)
