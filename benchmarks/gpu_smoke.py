@@ -28,6 +28,7 @@ from benchmarks.tuned import HELD_OUT_SEED, Labelled, answer, draw
 from nutridet_core.compare import compare
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS, Experiment
+from nutridet_core.layout import checkpoints
 from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import (
     Source,
@@ -43,7 +44,7 @@ from nutridet_core.profiles import TINY, TINY_TUNED, Profile
 from nutridet_core.quantize import ignored_modules, quantize, set_fp8_scales
 from nutridet_core.scores import Sample, score
 from nutridet_core.store import read_manifest, write_json
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import TrainingRun
 
 RESULTS = Path(__file__).parent / "results"

@@ -29,10 +29,11 @@ from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.training import SEED
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
+from nutridet_core.layout import checkpoints
 from nutridet_core.profiles import Profile
 from nutridet_core.ranks import Ranks
 from nutridet_core.store import digest, is_complete, read_manifest, write_json
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import TrainingRun
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,6 +19,11 @@ PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: of `make test`'s two processes, neither should be left alone with it at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_browser")
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four drawn photos, split."""
@@ -55,7 +60,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 @pytest.fixture(scope="session")
 def adapter(trained: Callable[[Experiment], Path]) -> Path:
     """The last checkpoint of exp1a."""
-    from nutridet_core.train import checkpoints
+    from nutridet_core.layout import checkpoints
 
     return checkpoints(trained(EXP1A))[-1]
 

@@ -24,6 +24,7 @@ from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, TOWERS, Family, get_family, lora_pattern
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.hub import is_commit
+from nutridet_core.layout import checkpoints
 from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor, lora_config
 from nutridet_core.pipeline.release import weight_bytes
@@ -33,7 +34,7 @@ from nutridet_core.profiles import PROFILES, Profile
 from nutridet_core.prompts import Contract, resized_size
 from nutridet_core.quantize import quantize
 from nutridet_core.store import read_manifest
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import PLACEHOLDERS, TERMINATOR, Collator, TrainingRun, training_rows
 from tests.conftest import EXP2
 from tests.family_models import profile_of, write_models

@@ -20,7 +20,7 @@ from nutridet_core.audits import audit_fp8_file
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.experiments import Experiment
 from nutridet_core.features import FeatureStore, cache_features, digest_of, fingerprint
-from nutridet_core.layout import ADAPTER_WEIGHTS
+from nutridet_core.layout import ADAPTER_WEIGHTS, checkpoints
 from nutridet_core.merge import merge
 from nutridet_core.models import (
     Source,
@@ -35,7 +35,7 @@ from nutridet_core.predict import encode, predict
 from nutridet_core.profiles import TINY
 from nutridet_core.quantize import quantize
 from nutridet_core.store import MANIFEST, read_manifest
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import TrainingRun
 from tests.conftest import EXP1A, EXP2
 

@@ -26,6 +26,7 @@ from nutridet_core.drift import TITLES
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.evaluate import load_samples, load_scores, save_scores
 from nutridet_core.experiments import EXPERIMENTS
+from nutridet_core.layout import checkpoints
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.pipeline.baseline import score_baseline, score_peer
 from nutridet_core.pipeline.comparison import build_leaderboard
@@ -59,7 +60,6 @@ from nutridet_core.scores import score
 from nutridet_core.settings import Settings
 from nutridet_core.store import MANIFEST, Manifest, read_manifest, write_json
 from nutridet_core.tracking import KEY
-from nutridet_core.train import checkpoints
 from tests.conftest import PROFILE
 from tests.release_samples import audit, change, flip_bit
 from tests.webhook import SECRET, receiving, status

@@ -29,12 +29,13 @@ from nutridet_assets.launchers import module_of
 from nutridet_assets.worker import VERBS
 from nutridet_core.data.dataset import DatasetSpec, load_split, prepare_dataset
 from nutridet_core.errors import SettingsError
+from nutridet_core.layout import checkpoints
 from nutridet_core.pipeline.context import Context
 from nutridet_core.profiles import QWEN2_VL_7B
 from nutridet_core.ranks import Ranks
 from nutridet_core.settings import Settings
 from nutridet_core.store import Manifest, is_complete, read_manifest
-from nutridet_core.train import checkpoints, train
+from nutridet_core.train import train
 from nutridet_core.trainer import TrainingRun
 from tests.conftest import EXP1A, PROFILE
 

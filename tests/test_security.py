@@ -147,7 +147,8 @@ def test_a_forged_checkpoint_runs_no_code(
     trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path, name: str
 ) -> None:
     """The attacker may write the folder, so the manifest is right: what protects is that torch reads weights only."""
-    from nutridet_core.train import TrainingRun, checkpoints, train
+    from nutridet_core.layout import checkpoints
+    from nutridet_core.train import TrainingRun, train
 
     folder = tmp_path / "exp1a"
     shutil.copytree(trained(EXP1A), folder)

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
 from nutridet_core.experiments import Experiment
+from nutridet_core.layout import checkpoints
 from nutridet_core.ranks import Ranks
 from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
-from nutridet_core.train import checkpoints, finished, prepare_folder, train
+from nutridet_core.train import finished, prepare_folder, train
 from nutridet_core.trainer import TrainingRun
 from nutridet_core.watch import Watch
 from tests.conftest import EXP1A, PROFILE
