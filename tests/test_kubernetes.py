@@ -16,11 +16,16 @@ import dagster as dg
 import kubernetes_validate
 import pytest
 
+from nutridet_assets.assets.dataset import nutrition_dataset
 from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher, module_of
 from nutridet_assets.launchers.client import worker_variables
 from nutridet_assets.launchers.pod import read_template, worker_pod
+from nutridet_assets.resources import Worker
 from nutridet_core.errors import SettingsError
+from nutridet_core.layout import Layout
+from nutridet_core.settings import Settings
+from nutridet_core.store import read_manifest
 from tests.kubernetes_server import VERSION, Node, kubernetes_server
 
 TEMPLATE = Path(__file__).parents[1] / "deploy" / "kubernetes" / "worker-pod.yaml"
@@ -117,6 +122,24 @@ def test_a_refused_pod_fails_with_the_words_of_the_server(
     report, _ = _launch("pass")
     assert report.exit_code == 1
     assert "the API server refuses the worker's pod: 422" in report.tail and "enableServiceLinks" in report.tail
+
+
+@pytest.mark.slow
+def test_an_asset_is_made_in_a_pod_with_the_settings_of_its_run(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The asset as it is; all that the pod knows of this process's settings stands in its manifest."""
+    home = tmp_path / "home"
+    template = tmp_path / "pod.yaml"
+    template.write_text(TEMPLATE.read_text().replace("mountPath: /data}", f"mountPath: {tmp_path}}}"))
+    settings = {"HOME": str(home), "K8S_POD": str(template), "SOURCE": "generated:12", "WORKER_GPUS": "0"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"NUTRIDET_{name}", value)
+    made = dg.materialize([nutrition_dataset], resources={"worker": Worker()}, instance=dg.DagsterInstance.ephemeral())
+    assert made.success
+    manifest = read_manifest(Layout(Settings().artifacts).dataset, kind="dataset")
+    assert manifest.facts["splits"]
+    assert len(node.seen) == 1 and node.pods == {}
 
 
 # ---------------------------------------------------------------- the manifest
