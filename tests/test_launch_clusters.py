@@ -1,4 +1,4 @@
-"""A worker on a Ray cluster, a real one of one node: what it reports arrives, and nothing is left however it ends.
+"""A worker on a real Ray and a real Slurm of one node: what it reports arrives, nothing is left however it ends.
 
 No postponed annotations: Dagster wants the annotation of `context` as a type.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -19,8 +20,7 @@ import pytest
 
 from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+from tests.slurm_cluster import MISSING, slurm_cluster
 
 _CLUSTER = """
 import sys
@@ -46,25 +46,20 @@ raise SystemExit(work(job))
 """
 
 
-@pytest.fixture(scope="module")
-def ray_variables() -> Iterator[dict[str, str]]:
-    """What leads to the cluster: its address, and its token."""
-    variables = {**_KEEPS_TO_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER], env={**os.environ, **variables}, text=True, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin and process.stdout
-    address = next(line for line in process.stdout if line.startswith("127.0.0.1:")).strip()
-    yield {**variables, "RAY_ADDRESS": address, "NUTRIDET_LAUNCHER": "ray", "NUTRIDET_WORKER_GPUS": "0"}
-    process.stdin.close()
-    process.wait()
+@pytest.fixture(scope="module", params=["ray", "slurm"])
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What leads to the cluster."""
+    if request.param == "slurm" and MISSING:
+        pytest.skip(f"{MISSING} is not installed")
+    start = {"ray": _ray_cluster, "slurm": slurm_cluster}[request.param]
+    with start(tmp_path_factory.mktemp(request.param)) as variables:
+        yield {**variables, "NUTRIDET_LAUNCHER": request.param, "NUTRIDET_WORKER_GPUS": "0"}
 
 
 @pytest.fixture
-def cluster(ray_variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def cluster(way: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Settings of this process."""
-    for name, value in {**ray_variables, "NUTRIDET_HOME": str(tmp_path)}.items():
+    for name, value in {**way, "NUTRIDET_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
 
 
@@ -95,7 +90,7 @@ def test_a_killed_worker_is_named_as_such(cluster: None) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_by_a_launcher_that_is_ended_or_killed(cluster: None, sent: signal.Signals) -> None:
-    """A killed one cannot say so: its actor ends with it, and the worker with the actor."""
+    """A killed one cannot say so: Ray ends its actor, Slurm its step, and the worker ends what it started."""
     command = [*_command(), "-c", _JOB + _LONG]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
@@ -108,6 +103,23 @@ def test_no_process_is_left_by_a_launcher_that_is_ended_or_killed(cluster: None,
 
 
 # ---------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _ray_cluster(_: Path) -> Iterator[dict[str, str]]:
+    """One node, on loopback, with a token."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    variables = {**_KEEPS_TO_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER], env={**os.environ, **variables}, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    address = next(line for line in process.stdout if line.startswith("127.0.0.1:")).strip()
+    yield {**variables, "RAY_ADDRESS": address}
+    process.stdin.close()
+    process.wait()
 
 
 def _command() -> list[str]:
