@@ -43,7 +43,7 @@ install: $(VENV)/installed
 # The stamp is written last: an interrupted installation is repeated.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,peers,postgres,s3,k8s]'
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,peers,postgres,ray,s3,k8s]'
 	touch $@
 
 clean:  ## everything made here, the environment included

@@ -8,12 +8,20 @@ from __future__ import annotations
 import dagster as dg
 
 from nutridet_assets import jobs, schedules, sensors
-from nutridet_assets.assets import baseline, comparison, dataset, monitoring, release, training
+from nutridet_assets.assets import baseline, comparison, dataset, detection, monitoring, release, training
 from nutridet_assets.resources import Worker
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([dataset, baseline, training, comparison, release, monitoring]),
-    jobs=[jobs.pipeline, jobs.train_experiment, jobs.release, jobs.reevaluate, jobs.reevaluate_on_new_photos],
+    assets=dg.load_assets_from_modules([dataset, baseline, training, comparison, release, monitoring, detection]),
+    jobs=[
+        jobs.pipeline,
+        jobs.train_experiment,
+        jobs.release,
+        jobs.reevaluate,
+        jobs.reevaluate_on_new_photos,
+        jobs.list_collection,
+        jobs.detect,
+    ],
     schedules=[schedules.reevaluation],
     sensors=[sensors.new_photos, sensors.new_photos_for_champion, sensors.moved_champion],
     resources={"worker": Worker.configure_at_launch()},

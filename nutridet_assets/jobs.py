@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dagster as dg
 
-from nutridet_assets.partitions import every_experiment, experiments
+from nutridet_assets.partitions import collection_parts, every_experiment, experiments
 
 pipeline = dg.define_asset_job(
     "pipeline",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups("detection"),
     description="Everything, from photos to a registered champion that was scored once more.",
     partitions_def=experiments,
     tags=every_experiment(),
@@ -36,4 +36,15 @@ reevaluate_on_new_photos = dg.define_asset_job(
     "reevaluate_on_new_photos",
     selection=dg.AssetSelection.assets("nutrition_dataset", "champion_reevaluation"),
     description="Load the photos again and score the champion on them; nothing is trained.",
+)
+list_collection = dg.define_asset_job(
+    "list_collection",
+    selection=dg.AssetSelection.assets("collection_listing"),
+    description="Look for new photos in the collection, NUTRIDET_COLLECTION.",
+)
+detect = dg.define_asset_job(
+    "detect",
+    selection=dg.AssetSelection.assets("detections"),
+    description="Find the tables in parts of the collection.",
+    partitions_def=collection_parts,
 )

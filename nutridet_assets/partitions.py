@@ -1,4 +1,4 @@
-"""Partitions: one per experiment of `Settings().all_experiments`.
+"""Partitions: one per experiment of `Settings().all_experiments`, and one per part of the collection.
 
 Belongs here: the partitions, and which of them a run covers. Does not belong here: what an
 experiment is (`nutridet_core.experiments`).
@@ -18,8 +18,10 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_p
 warnings.filterwarnings("ignore", category=dg.PreviewWarning, message=".*expected_writer_count.*")  # Dagster's own use
 
 experiments = dg.StaticPartitionsDefinition(list(Settings().all_experiments))
+collection_parts = dg.DynamicPartitionsDefinition(name="collection_parts")
+"""Filled by the asset `collection_listing`, `COLLECTION.PART`."""
 one_run = dg.BackfillPolicy.single_run()
-"""One worker process handles all experiments of a run: importing torch costs 10 to 20 s a process."""
+"""One worker process handles all partitions of a run: importing torch costs 10 to 20 s a process."""
 
 
 def every_experiment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The worker process: runs one verb of `nutridet_core.pipeline` and reports through Dagster Pipes.
+"""The worker process: runs one verb of `nutridet_core` and reports through Dagster Pipes.
 
     python -m nutridet_assets.worker VERB [EXPERIMENT ...]
 
@@ -28,23 +28,25 @@ RUN_ID = "NUTRIDET_RUN_ID"
 """Environment variables that the launcher adds."""
 
 VERBS = {
-    "prepare_dataset": "dataset",
-    "report_dataset": "dataset",
-    "score_baseline": "baseline",
-    "score_peer": "baseline",
-    "train_experiments": "training",
-    "score_checkpoints": "training",
-    "score_experiments": "training",
-    "build_leaderboard": "comparison",
-    "merge_best": "release",
-    "quantize_merged": "release",
-    "score_release": "release",
-    "register_release": "release",
-    "write_card": "publication",
-    "build_triton_repository": "publication",
-    "reevaluate_champion": "monitoring",
+    "prepare_dataset": "pipeline.dataset",
+    "report_dataset": "pipeline.dataset",
+    "score_baseline": "pipeline.baseline",
+    "score_peer": "pipeline.baseline",
+    "train_experiments": "pipeline.training",
+    "score_checkpoints": "pipeline.training",
+    "score_experiments": "pipeline.training",
+    "build_leaderboard": "pipeline.comparison",
+    "merge_best": "pipeline.release",
+    "quantize_merged": "pipeline.release",
+    "score_release": "pipeline.release",
+    "register_release": "pipeline.release",
+    "write_card": "pipeline.publication",
+    "build_triton_repository": "pipeline.publication",
+    "reevaluate_champion": "pipeline.monitoring",
+    "list_collection": "collection.detection",
+    "detect_parts": "collection.detection",
 }
-"""Verbs and their modules in `nutridet_core.pipeline`."""
+"""Verbs and their modules in `nutridet_core`."""
 
 _PARENT = os.getppid()
 _GRACE_SECONDS = 15.0
@@ -106,7 +108,7 @@ def join_in(job: Callable[[], Any]) -> int:
 
 def call(verb: str, names: Sequence[str]) -> Any:
     """The verb's result. Imports what the verb needs, which takes most of a short verb's time."""
-    function = getattr(importlib.import_module(f"nutridet_core.pipeline.{VERBS[verb]}"), verb)
+    function = getattr(importlib.import_module(f"nutridet_core.{VERBS[verb]}"), verb)
     from nutridet_core.pipeline.context import Context
     from nutridet_core.settings import Settings
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nutridet_core.errors import NutridetError
+from nutridet_core.errors import NutridetError, SettingsError
 from nutridet_core.failures import told_plainly
 from nutridet_core.settings import Settings
 from nutridet_core.threads import let_threads_sleep
@@ -194,16 +194,33 @@ def reevaluate() -> None:
 
 @command
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Merged or FP8 folder; the current release when not given.")
+    photos: Annotated[list[Path] | None, typer.Argument(help="JPEG, PNG or WebP files.")] = None,
+    model: Annotated[str | None, typer.Option(help="Merged or FP8 folder; the current release when not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what was found.")] = Path("predictions"),
+    input: Annotated[  # noqa: A002
+        str | None, typer.Option(help="A collection instead: folder, parquet file or s3://BUCKET/PREFIX.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the photos with their boxes drawn.")] = Path("predictions"),
+    column: Annotated[str, typer.Option(help="Of parquet files: photos, or paths of photos.")] = "image",
+    engine: Annotated[str, typer.Option(help="For a collection: transformers, vllm or openai.")] = "transformers",
+    url: Annotated[str | None, typer.Option(help="Of a running server, for openai.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="One per GPU, or core, when not given.")] = None,
+    shard: Annotated[int, typer.Option(min=1, help="Photos in a shard of a collection.")] = 1000,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
 ) -> None:
-    """Find the nutrition tables in photos and draw their boxes."""
+    """Find the nutrition tables in photos and draw their boxes; of a whole collection, as rows of parquet files."""
+    if input is not None:
+        from nutridet_core.collection.detection import Request, answer_collection
+
+        if photos:
+            raise SettingsError("photos and a collection are named, not both", field="input", remedy="Name one.")
+        request = Request(input, out.absolute(), model, engine, url, replicas, shard, column, local)
+        typer.echo(answer_collection(_context(), request).text)
+        return
+    if not photos:
+        raise SettingsError("no photo is named", field="PHOTOS", remedy="Name some, or a collection with --input.")
     from nutridet_core.pipeline.prediction import predict_files
 
-    for result in predict_files(_context(), photos, model=model, out=out):
+    for result in predict_files(_context(), photos, model=Path(model) if model else None, out=out):
         typer.echo(result)
 
 

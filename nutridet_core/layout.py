@@ -6,9 +6,10 @@ Belongs here: names of folders, and PEFT's names of an adapter's files. Does not
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """What PEFT calls the two files of an adapter."""
@@ -92,6 +93,16 @@ class Layout:
     def monitoring(self) -> Path:
         """Trend over all re-evaluations, and drift of the newest one's photos."""
         return self.root / "monitoring"
+
+    def collection(self, address: str) -> Path:
+        """Listing of a collection of photos, and what was detected in them."""
+        return self.root / "collections" / collection_name(address)
+
+
+def collection_name(address: str) -> str:
+    """A name for the folder and the partitions of a collection: the end of its address, and digits of its hash."""
+    end = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(address).name).strip("-") or "collection"
+    return f"{end[:40]}-{hashlib.sha256(address.encode()).hexdigest()[:6]}"
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -60,6 +60,14 @@ class Settings(BaseSettings):
     """How many train together, instead of one per visible GPU."""
     sharded: bool = False
     """They divide the weights among them, for models that do not fit into one GPU."""
+    collection: str | None = None
+    """Photos to be answered by the asset `detections`: a folder, a parquet file or `s3://BUCKET/PREFIX`."""
+    collection_column: str = "image"
+    """Of parquet files in it."""
+    detection_engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    """What answers them: in each replica, a vLLM that each replica starts, or a server that runs already."""
+    detection_url: str | None = None
+    """Of that server."""
     reevaluation_cron: str = "0 6 * * 1"
     """When `champion` is scored again: Mondays at 6."""
     alert_webhook: SecretStr | None = None

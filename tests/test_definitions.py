@@ -24,7 +24,7 @@ from nutridet_core.settings import Settings
 ASSETS = {
     "nutrition_dataset", "dataset_report", "baseline_scores", "peer_scores", "adapter", "checkpoint_scores",
     "best_checkpoint", "experiment_scores", "leaderboard", "merged_model", "fp8_model", "release_scores",
-    "registered_model", "model_card", "triton_repository", "champion_reevaluation",
+    "registered_model", "model_card", "triton_repository", "champion_reevaluation", "collection_listing", "detections",
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "mlflow", "pyarrow", "matplotlib")
 
@@ -60,7 +60,7 @@ def test_work_in_a_worker_takes_the_slot_of_the_pool() -> None:
 def test_partitions_of_a_run_share_one_worker() -> None:
     partitioned = [asset for asset in defs.resolve_asset_graph().assets_defs if asset.partitions_def is not None]
     assert {asset.key.to_user_string() for asset in partitioned} == {
-        "adapter", "checkpoint_scores", "best_checkpoint", "experiment_scores",
+        "adapter", "checkpoint_scores", "best_checkpoint", "experiment_scores", "detections",
     }  # fmt: skip
     assert {asset.backfill_policy for asset in partitioned} == {dg.BackfillPolicy.single_run()}
 
@@ -86,9 +86,18 @@ def test_partitions_follow_the_experiments() -> None:
     assert adapter.partitions_def.get_partition_keys() == [experiment.name for experiment in EXPERIMENTS]
 
 
-@pytest.mark.parametrize("name", ["pipeline", "train_experiment", "release", "reevaluate", "reevaluate_on_new_photos"])
+@pytest.mark.parametrize(
+    "name",
+    ["pipeline", "train_experiment", "release", "reevaluate", "reevaluate_on_new_photos", "list_collection", "detect"],
+)
 def test_jobs_resolve(name: str) -> None:
     assert defs.resolve_job_def(name).name == name
+
+
+def test_the_demo_reads_no_collection() -> None:
+    """Millions of photos are nothing that a newcomer's first run should begin."""
+    steps = {step.name for step in defs.resolve_job_def("pipeline").nodes}
+    assert steps == ASSETS - {"collection_listing", "detections"}
 
 
 def test_reevaluation_is_scheduled_as_the_settings_say() -> None:
@@ -101,7 +110,7 @@ def test_every_verb_of_the_worker_exists() -> None:
     from importlib import import_module
 
     for verb, module in VERBS.items():
-        assert callable(getattr(import_module(f"nutridet_core.pipeline.{module}"), verb))
+        assert callable(getattr(import_module(f"nutridet_core.{module}"), verb))
 
 
 def test_nothing_runs_by_itself_until_someone_turns_it_on() -> None:

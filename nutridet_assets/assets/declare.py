@@ -1,6 +1,6 @@
 """Declaring an asset: `dg.asset` with what all assets of this project have in common.
 
-Belongs here: owners, versions, the pool of the workers, partitions by experiment. Does not belong here:
+Belongs here: owners, versions, the pool of the workers, one run for many partitions. Does not belong here:
 anything about one asset, which stands on its own decorator.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from nutridet_assets import checks as asset_checks
-from nutridet_assets.partitions import experiments, one_run
+from nutridet_assets.partitions import one_run
 from nutridet_assets.resources import GPU, Results
 
 _OWNERS = ["team:nutridet"]
@@ -25,7 +25,7 @@ def asset(
     deps: Iterable[str] = (),
     checks: Iterable[str] = (),
     blocking: bool = True,
-    per_experiment: bool = False,
+    partitions: dg.PartitionsDefinition[str] | None = None,
     in_worker: bool = True,
     code_version: str = "1",
     **options: Any,
@@ -35,7 +35,7 @@ def asset(
     Args:
         checks: names of the checks that it evaluates itself.
         blocking: whether a failed one stops what lies downstream.
-        per_experiment: one partition per experiment, and one run for any number of them.
+        partitions: one run handles any number of them.
         in_worker: whether its work is done in a worker process, which takes the slot of the pool.
         options: of `dg.asset`, for what only one asset has.
     """
@@ -46,8 +46,8 @@ def asset(
             deps=list(deps),
             kinds=kinds,
             check_specs=asset_checks.specs(body.__name__, *checks, blocking=blocking),
-            partitions_def=experiments if per_experiment else None,
-            backfill_policy=one_run if per_experiment else None,
+            partitions_def=partitions,
+            backfill_policy=one_run if partitions else None,
             owners=_OWNERS,
             code_version=code_version,
             tags={"runs_in": "worker" if in_worker else "step"},

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from nutridet_assets import checks, metadata
 from nutridet_assets.assets.declare import asset
+from nutridet_assets.partitions import experiments
 from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.layout import Layout
 
@@ -26,7 +27,7 @@ class Training(dg.Config):
     "training",
     deps=["nutrition_dataset"],
     checks=["label_audit", "module_audit", "gradient_audit"],
-    per_experiment=True,
+    partitions=experiments,
     kinds={"pytorch", "huggingface", "mlflow"},
 )
 def adapter(context: dg.AssetExecutionContext, config: Training, worker: Worker) -> Results:
@@ -53,7 +54,7 @@ def adapter(context: dg.AssetExecutionContext, config: Training, worker: Worker)
     "training",
     deps=["nutrition_dataset", "adapter"],
     checks=["contract_audit", "adapter_active"],
-    per_experiment=True,
+    partitions=experiments,
     kinds={"pytorch", "huggingface"},
 )
 def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
@@ -75,7 +76,7 @@ def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
     )
 
 
-@asset("training", deps=["checkpoint_scores"], per_experiment=True, in_worker=False, kinds={"python"})
+@asset("training", deps=["checkpoint_scores"], partitions=experiments, in_worker=False, kinds={"python"})
 def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     """The checkpoint with the highest mean IoU on selection, and the curve that says so. Test decides nothing."""
     from nutridet_core.pipeline.context import Context
@@ -100,7 +101,7 @@ def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     "training",
     deps=["nutrition_dataset", "best_checkpoint"],
     checks=["parse_failures"],
-    per_experiment=True,
+    partitions=experiments,
     kinds={"pytorch", "huggingface"},
 )
 def experiment_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
