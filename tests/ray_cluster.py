@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
 
 def main() -> None:

@@ -27,10 +27,9 @@ from nutridet_core.threads import PASSIVE, let_threads_sleep
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 256 * 2**20  # shards' numbers and counts are all that goes in
-_RETRIES = 4
-"""How often a shard is begun again after its process died: one whose photos take all memory would go on for ever."""
+_KEEP_TO_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""On Linux too: else Ray takes 127.0.0.1 for this machine's address in the network, and listens there."""
 _STARTING = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, it is what lets Ray keep to loopback
     "RAY_raylet_start_wait_time_s": "180",
     "RAY_agent_register_timeout_ms": "150000",  # a busy machine needs more than the usual 30 s
     "RAY_AUTH_MODE": "token",
@@ -92,6 +91,8 @@ def cluster() -> Iterator[None]:
     named = os.environ.get("RAY_ADDRESS")
     let_threads_sleep()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not named or named.startswith(f"{_LOOPBACK}:"):
+        os.environ.update(_KEEP_TO_LOOPBACK)
     if not named and "ray" not in sys.modules:  # which reads them when it is imported
         os.environ.update(_STARTING)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_urlsafe(32))
@@ -155,7 +156,6 @@ def _outcomes(job: Job, shards: Sequence[Shard], resources: Resources, tally: An
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
         runtime_env={"env_vars": PASSIVE},
-        ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
     )
     try:
         for row in done.iter_rows():
