@@ -30,11 +30,10 @@ _OBJECT_STORE_BYTES = 256 * 2**20  # shards' numbers and counts are all that goe
 _KEEP_TO_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """On Linux too: else Ray takes 127.0.0.1 for this machine's address in the network, and listens there."""
 _STARTING = {
-    "RAY_raylet_start_wait_time_s": "180",
-    "RAY_agent_register_timeout_ms": "150000",  # a busy machine needs more than the usual 30 s
     "RAY_AUTH_MODE": "token",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+_ATTEMPTS = 3
 _POLL_SECONDS = 2.0
 
 
@@ -106,23 +105,32 @@ def cluster() -> Iterator[None]:
             remedy="pip install 'nutridet[ray]', or work in one process: --local.",
         ) from error
     _be_quiet()
-    local = {
-        "_node_ip_address": _LOOPBACK, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES,
-    }  # fmt: skip
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if named else local))
-    except Exception as error:
-        raise MachineError(
-            f"no Ray cluster ({str(error).splitlines()[0][:200]})", where=named or "this machine",
-            remedy="Check RAY_ADDRESS, or work in one process: --local.",
-        ) from error  # fmt: skip
+    _connect(named)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(named: str | None) -> None:
+    """Join the cluster named, or start one. Ray gives a part of it 15 s to start, too few on a busy machine."""
+    import ray
+
+    local = {"_node_ip_address": _LOOPBACK, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if named else local))
+            return
+        except Exception as error:
+            ray.shutdown()
+            if named or attempt == _ATTEMPTS - 1:
+                raise MachineError(
+                    f"no Ray cluster ({str(error).splitlines()[0][:200]})", where=named or "this machine",
+                    remedy="Check RAY_ADDRESS, or work in one process: --local.",
+                ) from error  # fmt: skip
 
 
 class _Worker:
