@@ -20,6 +20,7 @@ import pytest
 
 from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher
+from nutridet_assets.launchers.processes import end_group
 from tests.slurm_cluster import MISSING, slurm_cluster
 
 _CLUSTER = """
@@ -33,7 +34,7 @@ cluster.shutdown()
 """
 _KEEPS_TO_LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_agent_register_timeout_ms": "150000", "RAY_raylet_start_wait_time_s": "180",
+    "RAY_agent_register_timeout_ms": "150000", "RAY_raylet_start_wait_time_s": "40",
 }  # fmt: skip
 _JOB = "from nutridet_assets.worker import work\nfrom nutridet_core.errors import AuditError\n"
 _LONG = """
@@ -111,15 +112,21 @@ def _ray_cluster(_: Path) -> Iterator[dict[str, str]]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     variables = {**_KEEPS_TO_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_urlsafe(32)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER], env={**os.environ, **variables}, text=True, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin and process.stdout
-    address = next(line for line in process.stdout if line.startswith("127.0.0.1:")).strip()
+    for _ in range(3):  # Ray gives up on its own agent after 15 s, which a busy machine may take to import it
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CLUSTER], env={**os.environ, **variables}, text=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin and process.stdout
+        address = next((line.strip() for line in process.stdout if line.startswith("127.0.0.1:")), None)
+        if address is not None:
+            break
+        end_group(process, 0)
+    assert address is not None, "Ray does not start"
     yield {**variables, "RAY_ADDRESS": address}
     process.stdin.close()
     process.wait()
+    end_group(process, 0)
 
 
 def _command() -> list[str]:
