@@ -82,8 +82,10 @@ def result(given: argparse.Namespace, verdicts: list[Verdict], soaked: Soak | No
     """As all result files. The campaign, the soak and the fuzzer's inputs each stay until they are run again."""
     found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {}
     if verdicts:
-        found = {**found, **_head(given), "n": len(verdicts), "not_run": _not_run(verdicts)}
-    metrics = {**found.get("metrics", {}), **(campaign_metrics(verdicts) if verdicts else {})}
+        kept = found.get("metrics", {})
+        found = {**_head(given), "n": len(verdicts), "not_run": _not_run(verdicts)}
+        found["metrics"] = {**kept, **campaign_metrics(verdicts)}
+    metrics = found.get("metrics", {})
     if soaked:
         metrics["soak"] = {"command": _command(f"--injections 0 --soak {given.soak:g}"), "git_commit": git_commit(),
                            **soaked.to_dict()}  # fmt: skip

@@ -38,11 +38,12 @@ def _row(name: str, counts: dict[str, Any]) -> str:
 def _summary(result: dict[str, Any]) -> str:
     metrics = result["metrics"]
     share = most_lost(metrics["lost"], metrics["injections"])
+    note = f" Note: {result['note']}." if "note" in result else ""
     return (
         f"Seed {result['seed']}, n = {metrics['injections']}, {metrics['lost']} lost: with 95 % confidence at most "
         f"{share:.1%} of such injections are. {metrics['too_late']} came when the verb was over or "
         f"changed nothing, and count as what the verb did. Of the {metrics['refused']} refusals {metrics['unclear']} "
-        "came as an error of another library, without a remedy."
+        f"came as an error of another library, without a remedy.{note}"
     )
 
 
