@@ -27,9 +27,9 @@ FEW = "generated:12"
 pytestmark = pytest.mark.skipif(not forks.can_fork(), reason="workers are forked on Linux without a GPU only")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def own_server() -> Iterator[None]:
-    """A server of each test's own."""
+    """Servers of these tests' own."""
     forks._end_idle()
     yield
     forks._end_idle()
