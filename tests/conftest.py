@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from nutridet_core.experiments import EXPERIMENTS, Experiment
@@ -14,6 +15,8 @@ from nutridet_core.profiles import TINY, Profile
 from nutridet_core.threads import let_threads_sleep
 
 let_threads_sleep()  # before torch
+hypothesis.settings.register_profile("no clock", deadline=None)  # its 200 ms depend on what else the machine does
+hypothesis.settings.load_profile("no clock")
 
 PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
