@@ -19,8 +19,8 @@ import dagster as dg
 
 from nutridet_assets.home import prepare_home
 from nutridet_assets.resources import artifacts
+from nutridet_core.artifacts.store import git_commit, stack_versions, write_json
 from nutridet_core.settings import Settings
-from nutridet_core.store import git_commit, stack_versions, write_json
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("mean_iou", "f1_50", "ap", "parse_failure_rate", "false_detection_rate")

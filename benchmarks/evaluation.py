@@ -25,12 +25,12 @@ from benchmarks.measures import free_memory, header, peak_gib, rate
 from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.training import SEED
 from benchmarks.tuned import draw
+from nutridet_core.artifacts.store import Manifest, seal, write_json
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor, lora_config
 from nutridet_core.predict import Batches, Prediction, predict, predict_batches
 from nutridet_core.profiles import Profile
-from nutridet_core.store import Manifest, seal, write_json
 
 RESULTS = Path(__file__).parent / "results"
 ANSWER_TOKENS = 32

@@ -25,11 +25,12 @@ from benchmarks.agreement import Written, agreement_of, share, write_answers
 from benchmarks.measures import free_memory, header, peak_gib
 from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.tuned import HELD_OUT_SEED, Labelled, answer, draw
-from nutridet_core.compare import compare
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import read_manifest, write_json
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.experiments import EXPERIMENTS, Experiment
-from nutridet_core.layout import checkpoints
-from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import (
     Source,
     attach_adapter,
@@ -41,11 +42,10 @@ from nutridet_core.models import (
 from nutridet_core.pipeline.release import weight_bytes
 from nutridet_core.predict import encode
 from nutridet_core.profiles import TINY, TINY_TUNED, Profile
-from nutridet_core.quantize import ignored_modules, quantize, set_fp8_scales
-from nutridet_core.scores import Sample, score
-from nutridet_core.store import read_manifest, write_json
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.release.merge import merge, merge_into
+from nutridet_core.release.quantize import ignored_modules, quantize, set_fp8_scales
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 4242

@@ -15,7 +15,7 @@ import random
 from statistics import fmean
 from typing import Any
 
-from nutridet_core.store import git_commit, stack_versions
+from nutridet_core.artifacts.store import git_commit, stack_versions
 
 _RESAMPLES = 2000
 

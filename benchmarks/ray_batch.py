@@ -31,9 +31,9 @@ import numpy as np
 import psutil
 from PIL import ImageEnhance
 
+from nutridet_core.artifacts.store import MANIFEST, stack_versions, write_json
 from nutridet_core.collection.shards import ROWS, read_rows
 from nutridet_core.data.generated import draw_product_photo
-from nutridet_core.store import MANIFEST, stack_versions, write_json
 
 _RESULT = Path(__file__).parent / "results" / "ray_batch.json"
 _SIZE = (224, 168)

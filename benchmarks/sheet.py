@@ -1,6 +1,6 @@
 """A sheet of drawn photos with their tables in green, for comparison with real ones.
 
-    python benchmarks/sheet.py [--real FOLDER] [--out FOLDER]
+    python -m benchmarks.sheet [--real FOLDER] [--out FOLDER]
 
 Writes `drawn_photos.jpg` and, with a COCO folder of labelled photos, `real_photos.jpg` in the same manner.
 The second is for looking at, side by side: real photos are no part of the project.
@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from tuned import Labelled, draw, read_real
+
+from benchmarks.tuned import Labelled, draw, read_real
 
 COLUMNS, ROWS, SIDE = 8, 5, 200
 _SEED = 4242

@@ -27,6 +27,7 @@ from trl.trainer.utils import add_fused_lm_head
 from benchmarks.measures import free_memory, header, peak_gib, rate, ratio
 from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.tuned import Labelled, draw
+from nutridet_core.artifacts.store import write_json
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.families import lora_pattern
@@ -34,9 +35,8 @@ from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, compile_layers, language_layers, load_model, load_processor
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import prompt_text
-from nutridet_core.store import write_json
-from nutridet_core.train import train
-from nutridet_core.trainer import Collator, TrainingRun, completion
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import Collator, TrainingRun, completion
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 4242

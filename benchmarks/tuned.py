@@ -23,14 +23,14 @@ from PIL import Image
 
 from benchmarks.measures import header
 from nutridet_core.answers import LABEL, Form
+from nutridet_core.artifacts.store import read_manifest, write_json
 from nutridet_core.boxes import FULL_IMAGE, Box
-from nutridet_core.compare import compare
 from nutridet_core.data.generated import draw_product_photo
 from nutridet_core.data.photos import load_photo
-from nutridet_core.priors import median_box
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.priors import median_box
+from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.profiles import TINY, TINY_TUNED
-from nutridet_core.scores import Sample, score
-from nutridet_core.store import read_manifest, write_json
 from nutridet_core.tiny.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"

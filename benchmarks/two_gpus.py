@@ -27,14 +27,14 @@ import torch
 from benchmarks.measures import header, rate, ratio
 from benchmarks.seven import SHAPES, profile_of, write_base
 from benchmarks.training import SEED
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import digest, is_complete, read_manifest, write_json
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.layout import checkpoints
 from nutridet_core.profiles import Profile
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import digest, is_complete, read_manifest, write_json
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.training.ranks import Ranks
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 
 RESULTS = Path(__file__).parent / "results"
 LOSS_TOLERANCE = 0.02

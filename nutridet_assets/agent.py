@@ -3,7 +3,7 @@
     python -m nutridet_assets.agent VERB [EXPERIMENT ...]
 
 Belongs here: how many workers there are, and that none outlives the others or the launcher. Does not belong here:
-what a worker does (`worker`), or how they exchange what (`nutridet_core.ranks`).
+what a worker does (`worker`), or how they exchange what (`nutridet_core.training.ranks`).
 
 It is PyTorch's elastic agent, the one that `accelerate launch` and `torchrun` start, without restarts: a rerun
 continues from the last checkpoint. `accelerate launch` itself starts one process where there is no GPU, and would let

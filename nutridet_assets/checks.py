@@ -1,7 +1,7 @@
-"""Asset checks: what `nutridet_core.gate` reads from the artefacts, shown by Dagster.
+"""Asset checks: what `nutridet_core.evaluation.gate` reads from the artefacts, shown by Dagster.
 
 Belongs here: names, descriptions and results of checks. Does not belong here: carrying out an audit
-(`nutridet_core.audits`) or deciding what a release needs (`gate`, which also binds without Dagster).
+(`nutridet_core.evaluation.audits`) or deciding what a release needs (`gate`, which also binds without Dagster).
 
 Blocking checks stop what lies downstream in the same run. They are read from the artefacts on disk
 and not from what a worker said about them; only an audit that stopped the worker, so that there is no
@@ -18,7 +18,7 @@ import dagster as dg
 from nutridet_assets.metadata import plain
 
 if TYPE_CHECKING:
-    from nutridet_core.audits import Audit
+    from nutridet_core.evaluation.audits import Audit
 
 DESCRIPTIONS = {
     "boxes_valid": "Every saved box lies inside its photo and has an area.",

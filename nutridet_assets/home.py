@@ -1,6 +1,6 @@
 """The Dagster instance's folder under `NUTRIDET_HOME`, with this project's settings in it.
 
-Belongs here: where runs, events and schedules lie. Does not belong here: artefacts (`nutridet_core.layout`).
+Belongs here: where runs, events and schedules lie. Does not belong here: artefacts (`nutridet_core.artifacts.layout`).
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nutridet_core.artifacts.store import write_text
 from nutridet_core.errors import SettingsError
 from nutridet_core.settings import Settings
-from nutridet_core.store import write_text
 
 SETTINGS = Path(__file__).with_name("dagster.yaml")
 _STORAGE = "NUTRIDET_DAGSTER_STORAGE"

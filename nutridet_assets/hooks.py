@@ -1,7 +1,7 @@
 """Hooks: who is told when a scheduled step finds something wrong. Without NUTRIDET_ALERT_WEBHOOK nobody is.
 
 Belongs here: when to send an alert, and the links in it. Does not belong here: the message and its delivery
-(`nutridet_core.alerts`), or deciding that something is wrong (`nutridet_core.audits`).
+(`nutridet_core.alerts`), or deciding that something is wrong (`nutridet_core.evaluation.audits`).
 
 A hook runs after its step and cannot fail it. A process that was killed sends nothing: the freshness
 policy of `champion_reevaluation` then shows that it is overdue.
@@ -61,6 +61,6 @@ def _links(context: dg.HookContext) -> dict[str, str]:
 
 
 def _model() -> str:
-    from nutridet_core.registry import model_name
+    from nutridet_core.release.registry import model_name
 
     return model_name(Settings())

@@ -19,7 +19,7 @@ import dagster as dg
 from nutridet_assets.definitions import defs
 from nutridet_assets.home import prepare_home
 from nutridet_assets.resources import artifacts
-from nutridet_core.store import MANIFEST, read_manifest
+from nutridet_core.artifacts.store import MANIFEST, read_manifest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

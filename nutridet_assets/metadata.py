@@ -16,9 +16,9 @@ from typing import Any
 
 import dagster as dg
 
-from nutridet_core.scores import Scores
+from nutridet_core.artifacts.store import digest, read_manifest
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.settings import Settings
-from nutridet_core.store import digest, read_manifest
 
 SCORES = "scores.json"
 _PICTURE_WIDTH = 1000

@@ -10,9 +10,9 @@ import warnings
 
 import dagster as dg
 
-from nutridet_core.layout import Layout
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning, message=".*backfill_policy.*")
 warnings.filterwarnings("ignore", category=dg.PreviewWarning, message=".*expected_writer_count.*")  # Dagster's own use

@@ -16,7 +16,7 @@ from nutridet_assets.checks import refused
 from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher, module_of
 from nutridet_assets.launchers.processes import GRACE_SECONDS
-from nutridet_core.layout import Layout
+from nutridet_core.artifacts.layout import Layout
 from nutridet_core.settings import Settings
 
 GPU = "gpu"

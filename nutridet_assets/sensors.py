@@ -60,7 +60,7 @@ def moved_champion(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Sk
 
 def champion_version(settings: Settings) -> str:
     """The version that is champion, or that nobody is."""
-    from nutridet_core.registry import CHAMPION, open_registry
+    from nutridet_core.release.registry import CHAMPION, open_registry
 
     if settings.tracking_uri is None and not (settings.home / "mlflow.db").is_file():
         return _NOBODY  # looking would make the database, while a worker may be making it too
@@ -70,8 +70,8 @@ def champion_version(settings: Settings) -> str:
 
 def source_signature(settings: Settings) -> str:
     """Changes when the source is another one, at another revision, or a folder whose files changed."""
+    from nutridet_core.artifacts.store import digest
     from nutridet_core.data.sources import source_signature as signature_of
-    from nutridet_core.store import digest
 
     sources = [settings.source or settings.active_profile.source, settings.test_source]
     return digest([[source, signature_of(source)] for source in sources if source])

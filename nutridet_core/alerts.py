@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from nutridet_core.store import Manifest
+from nutridet_core.artifacts.store import Manifest
 
 LONGEST_WAIT = 10.0
 """Seconds in all. A socket's own timeout starts anew with every byte of a slow answer."""

@@ -2,7 +2,7 @@
 
 Belongs here: the grounding grammars of the families and a parser that survives every form seen in
 the wild. Does not belong here: which family writes which (`families`), prompts (`prompts`) or
-scoring (`scores`).
+scoring (`evaluation.scores`).
 
 Writing is strict, reading is lenient: a model's answer may be bad, and then it is *counted* in
 `Answer.problems`; it never raises. Coordinates are written on a grid of `extent` steps: 1000 x 1000

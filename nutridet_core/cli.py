@@ -49,7 +49,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 @command
 def plan(experiments: Experiments = None) -> None:
     """Print what a run would download, and the disk and GPU memory it needs; nothing is begun."""
-    from nutridet_core.plan import make_plan
+    from nutridet_core.training.plan import make_plan
 
     context = _context()
     names = _names(context, experiments)
@@ -136,7 +136,7 @@ def adopt(
     out: Annotated[Path, typer.Argument(help="Folder for the merged model, e.g. for `predict --model`.")],
 ) -> None:
     """Merge a LoRA adapter that was trained elsewhere into the profile's base."""
-    from nutridet_core.adopt import merge_foreign
+    from nutridet_core.release.adopt import merge_foreign
 
     merge_foreign(_context().profile, adapter, out)
     typer.echo(f"merged model in {out}")

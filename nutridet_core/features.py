@@ -1,7 +1,7 @@
 """Cached vision features: a tower that does not learn sees each photo once per process.
 
 Belongs here: the store and its place in a model. Does not belong here: deciding which models may use it
-(`train`, `pipeline.training`).
+(`training.train`, `pipeline.training`).
 
 In a fine-tuning of the language model alone, the vision tower gives the same features for a photo in every
 epoch, in every such experiment and for every checkpoint. They are kept in host memory under a key of the
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from nutridet_core.artifacts.store import digest
 from nutridet_core.families import Family
 from nutridet_core.models import base_of
-from nutridet_core.store import digest
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Loading: base models, processors and adapters, always under a contract, never with remote code.
 
 Belongs here: what turns a folder or hub id into a model ready to train or answer. Does not belong
-here: the training loop (`train`), generation (`predict`), merging (`merge`).
+here: the training loop (`training.train`), generation (`predict`), merging (`release.merge`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import transformers
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
+from nutridet_core.artifacts.hub import Remote, fetch, require_commit
+from nutridet_core.artifacts.layout import ADAPTER_WEIGHTS
+from nutridet_core.artifacts.store import MANIFEST, read_manifest
 from nutridet_core.errors import ArtifactError, AuditError
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
-from nutridet_core.hub import Remote, fetch, require_commit
-from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, set_resize
-from nutridet_core.store import MANIFEST, read_manifest
 
 Precision = Literal["nf4", "bf16", "float32"]
 

@@ -1,7 +1,7 @@
 """Answers from a model in this process: batched, greedy, left-padded, with a score for every box.
 
 Belongs here: generation through transformers. Does not belong here: loading (`models`), servers
-(`engines`), scoring against ground truth (`evaluate`).
+(`engines`), scoring against ground truth (`evaluation.evaluate`).
 """
 
 from __future__ import annotations

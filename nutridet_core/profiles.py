@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nutridet_core.artifacts.store import MANIFEST, read_manifest
 from nutridet_core.errors import SettingsError
 from nutridet_core.families import Family, get_family
 from nutridet_core.prompts import Contract
-from nutridet_core.store import MANIFEST, read_manifest
 
 TINY_WEIGHTS = Path(__file__).parent / "tiny" / "base"
 TINY_TUNED = Path(__file__).parent / "tiny" / "tuned"

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nutridet_core.answers import Answer, Extent, read_answer, write_answer
+from nutridet_core.artifacts.store import Manifest, digest
 from nutridet_core.boxes import Box
 from nutridet_core.errors import ContractError
 from nutridet_core.families import QWEN2_VL, get_family
-from nutridet_core.store import Manifest, digest
 
 SYSTEM = "You are a helpful assistant."
 QUESTION = QWEN2_VL.question

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nutridet_core.artifacts.hub import require_commit
 from nutridet_core.errors import SettingsError
 from nutridet_core.experiments import Experiment, load_experiments
-from nutridet_core.hub import require_commit
 from nutridet_core.profiles import Profile, get_profile
 
 LOOPBACK = "127.0.0.1"

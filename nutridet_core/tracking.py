@@ -1,6 +1,6 @@
 """MLflow: one run per subject, reopened by every step that has something to say about it.
 
-Belongs here: runs, metrics, artefacts. Does not belong here: registered models (`registry`).
+Belongs here: runs, metrics, artefacts. Does not belong here: registered models (`release.registry`).
 
 A run is found again by a key (a hash of what is run), so that materialising twice does not make two
 runs; its id also lies in the manifests. Run ids, not MLflow's "active run", are passed everywhere:
@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nutridet_core.artifacts.store import git_commit
 from nutridet_core.settings import Settings
-from nutridet_core.store import git_commit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

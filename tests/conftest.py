@@ -48,8 +48,8 @@ def processor() -> Any:
 @pytest.fixture(scope="session")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Path]:
     """A function that trains an experiment for two short epochs, once, and gives its folder."""
-    from nutridet_core.train import train
-    from nutridet_core.trainer import TrainingRun
+    from nutridet_core.training.train import train
+    from nutridet_core.training.trainer import TrainingRun
 
     root = tmp_path_factory.mktemp("adapters")
 
@@ -63,7 +63,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 @pytest.fixture(scope="session")
 def adapter(trained: Callable[[Experiment], Path]) -> Path:
     """The last checkpoint of exp1a."""
-    from nutridet_core.layout import checkpoints
+    from nutridet_core.artifacts.layout import checkpoints
 
     return checkpoints(trained(EXP1A))[-1]
 
@@ -71,7 +71,7 @@ def adapter(trained: Callable[[Experiment], Path]) -> Path:
 @pytest.fixture(scope="session")
 def merged(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That checkpoint merged."""
-    from nutridet_core.merge import merge
+    from nutridet_core.release.merge import merge
 
     folder = tmp_path_factory.mktemp("release") / "merged"
     merge(PROFILE, adapter, folder, name="test/merged")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nutridet_core.answers import Form
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest, seal, write_json, writing
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_records
-from nutridet_core.evaluate import load_scores, save_scores
-from nutridet_core.layout import Layout
+from nutridet_core.evaluation.evaluate import load_scores, save_scores
+from nutridet_core.evaluation.scores import Sample
 from nutridet_core.pipeline.context import Context, scores_config
 from nutridet_core.pipeline.release import POINTER, REPORT, subject
-from nutridet_core.scores import Sample
 from nutridet_core.settings import Settings
-from nutridet_core.store import Manifest, digest, read_manifest, seal, write_json, writing
 
 EXPERIMENT = "exp1a"
 

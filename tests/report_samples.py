@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from nutridet_core.boxes import Box
+from nutridet_core.evaluation.scores import Sample, Scores, score
 from nutridet_core.report import Curve, Kind, Row, write_report
-from nutridet_core.scores import Sample, Scores, score
 
 PHOTOS = 24
 TRUTH = Box(0.2, 0.2, 0.6, 0.6)

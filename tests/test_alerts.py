@@ -18,14 +18,14 @@ from pydantic import SecretStr
 
 from nutridet_assets import hooks
 from nutridet_core.alerts import Alert, regression_alert, send_alert
+from nutridet_core.artifacts.store import Manifest
 from nutridet_core.errors import SettingsError
-from nutridet_core.evaluate import load_samples
+from nutridet_core.evaluation.evaluate import load_samples
 from nutridet_core.pipeline import monitoring
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import model_registry, register_release
-from nutridet_core.registry import CHAMPION
+from nutridet_core.release.registry import CHAMPION
 from nutridet_core.settings import Settings
-from nutridet_core.store import Manifest
 from tests.release_samples import open_home
 from tests.webhook import SECRET, Receiver, receiving, status
 

@@ -12,7 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from nutridet_core.audits import (
+from nutridet_core.artifacts.store import read_manifest, seal
+from nutridet_core.boxes import Box
+from nutridet_core.errors import ArtifactError, AuditError, ContractError
+from nutridet_core.evaluation.audits import (
     audit_adapter_active,
     audit_beats_baseline,
     audit_contract,
@@ -26,18 +29,15 @@ from nutridet_core.audits import (
     audit_not_regressed,
     audit_parse_failures,
 )
-from nutridet_core.boxes import Box
-from nutridet_core.compare import compare
-from nutridet_core.errors import ArtifactError, AuditError, ContractError
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import TOWERS
-from nutridet_core.merge import merge_into
 from nutridet_core.models import attach_adapter, base_source, load_model
 from nutridet_core.predict import encode
 from nutridet_core.prompts import prompt_text
-from nutridet_core.scores import Sample, score
-from nutridet_core.store import read_manifest, seal
-from nutridet_core.trainer import PLACEHOLDERS, Collator, TrainingRun, lora_config, training_rows
+from nutridet_core.release.merge import merge_into
+from nutridet_core.training.trainer import PLACEHOLDERS, Collator, TrainingRun, lora_config, training_rows
 from tests.conftest import EXP1A, EXP1B, EXP2, PROFILE
 
 FAMILY, CONTRACT = PROFILE.architecture, PROFILE.contract
@@ -219,7 +219,7 @@ def test_a_merge_into_four_bits_is_seen_in_the_file(adapter: Path, tmp_path: Pat
 
 
 def test_fp8_in_the_vision_tower_is_seen(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nutridet_core import quantize
+    from nutridet_core.release import quantize
 
     quantize.quantize(PROFILE, merged, tmp_path / "good", name="good")
     assert audit_fp8_file(tmp_path / "good", FAMILY).passed

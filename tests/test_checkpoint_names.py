@@ -15,16 +15,16 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nutridet_core.adopt import adopt, current_key, merge_foreign
+from nutridet_core.artifacts.layout import ADAPTER_CONFIG as CONFIG
+from nutridet_core.artifacts.layout import ADAPTER_WEIGHTS as WEIGHTS
+from nutridet_core.artifacts.store import write_json
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.families import get_family
-from nutridet_core.layout import ADAPTER_CONFIG as CONFIG
-from nutridet_core.layout import ADAPTER_WEIGHTS as WEIGHTS
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
-from nutridet_core.plan import count_network
 from nutridet_core.predict import encode
 from nutridet_core.profiles import Profile
-from nutridet_core.store import write_json
+from nutridet_core.release.adopt import adopt, current_key, merge_foreign
+from nutridet_core.training.plan import count_network
 from tests.family_models import profile_of, write_models
 
 Rename = Callable[[str], str]

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nutridet_core import cli
+from nutridet_core.artifacts.locks import claimed
 from nutridet_core.boxes import Box
 from nutridet_core.collection import replica
 from nutridet_core.collection.detection import Request, answer_collection, detect, list_photos
@@ -19,7 +20,6 @@ from nutridet_core.collection.ray_pool import share
 from nutridet_core.collection.shards import ROWS
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.errors import ArtifactError, DataError, MachineError, SettingsError
-from nutridet_core.locks import claimed
 from tests.collections_of_photos import context, jpeg, places, request, rows, write_photos, write_table
 from tests.gateway_server import running_app
 from tests.openai_server import TEXT, Server, completion

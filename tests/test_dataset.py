@@ -14,6 +14,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from PIL import Image
 
+from nutridet_core.artifacts.store import Manifest, is_complete
 from nutridet_core.data.dataset import (
     FEATURES,
     SET_ASIDE,
@@ -27,9 +28,8 @@ from nutridet_core.data.dataset import (
 )
 from nutridet_core.data.examples import SPLITS, Record, Split
 from nutridet_core.data.photos import MAX_BYTES, Reason
-from nutridet_core.dataset_report import DISTRIBUTIONS, REPORT, SHEET, report_dataset
 from nutridet_core.errors import DataError, SettingsError
-from nutridet_core.store import Manifest, is_complete
+from nutridet_core.report.dataset import DISTRIBUTIONS, REPORT, SHEET, report_dataset
 from tests.photo_files import (
     BOX,
     HEIGHT,

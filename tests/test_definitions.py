@@ -16,8 +16,8 @@ from nutridet_assets.definitions import defs
 from nutridet_assets.resources import GPU, Worker
 from nutridet_assets.schedules import overdue
 from nutridet_assets.worker import VERBS
-from nutridet_core import gate
-from nutridet_core.audits import Audit
+from nutridet_core.evaluation import gate
+from nutridet_core.evaluation.audits import Audit
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.settings import Settings
 

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats import binom
 
-from nutridet_core import drift
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.data.examples import SPLITS, Candidate
 from nutridet_core.data.sources import open_source
-from nutridet_core.drift import Inputs, Shift, audit_inputs, compare_inputs, measure
-from nutridet_core.scores import Estimate
+from nutridet_core.evaluation import drift
+from nutridet_core.evaluation.drift import Inputs, Shift, audit_inputs, compare_inputs, measure
+from nutridet_core.evaluation.scores import Estimate
 from tests.photo_files import Row, encode, picture, rows, write_imagefolder
 
 PHOTOS = 96

@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from nutridet_core import disk
 from nutridet_core.answers import LABEL, Form
-from nutridet_core.audits import audit_fp8_file, audit_gradients, audit_labels, audit_modules
+from nutridet_core.artifacts import disk
+from nutridet_core.artifacts.hub import is_commit
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.boxes import Box, iou
 from nutridet_core.data.dataset import load_records
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
+from nutridet_core.evaluation.audits import audit_fp8_file, audit_gradients, audit_labels, audit_modules
 from nutridet_core.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, TOWERS, Family, get_family, lora_pattern
 from nutridet_core.features import FeatureStore, cache_features
-from nutridet_core.hub import is_commit
-from nutridet_core.layout import checkpoints
-from nutridet_core.merge import merge, merge_into
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor, lora_config
 from nutridet_core.pipeline.release import weight_bytes
-from nutridet_core.plan import count_network, disk_bytes
 from nutridet_core.predict import Prediction, encode, predict
 from nutridet_core.profiles import PROFILES, Profile
 from nutridet_core.prompts import Contract, resized_size
-from nutridet_core.quantize import quantize
-from nutridet_core.store import read_manifest
-from nutridet_core.train import train
-from nutridet_core.trainer import PLACEHOLDERS, TERMINATOR, Collator, TrainingRun, training_rows
+from nutridet_core.release.merge import merge, merge_into
+from nutridet_core.release.quantize import quantize
+from nutridet_core.training.plan import count_network, disk_bytes
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import PLACEHOLDERS, TERMINATOR, Collator, TrainingRun, training_rows
 from tests.conftest import EXP2
 from tests.family_models import profile_of, write_models
 
@@ -320,7 +320,7 @@ def test_fp8_is_written_and_reloaded(
     change = float((small - full).abs().max() / full.abs().max())
     assert 0 < change < 0.1
     _assert_as_planned(subject, adapter_of(subject), merged, tmp_path / "fp8")
-    monkeypatch.setattr("nutridet_core.quantize.ignored_modules", lambda family, tied: ("lm_head",))
+    monkeypatch.setattr("nutridet_core.release.quantize.ignored_modules", lambda family, tied: ("lm_head",))
     with pytest.raises(AuditError, match="FP8 where none may be"):
         quantize(subject.profile, merged, tmp_path / "bad", name="bad")
 

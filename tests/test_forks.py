@@ -18,8 +18,8 @@ import pytest
 
 from nutridet_assets.launchers import forks, processes
 from nutridet_assets.worker import LAUNCHER_PID
+from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.data.sources.coco import INDEX
-from nutridet_core.store import MANIFEST
 
 COMMAND = [sys.executable, "-m", "nutridet_assets.worker", "prepare_dataset"]
 FEW = "generated:12"

@@ -17,12 +17,12 @@ from benchmarks.fuzz.child import fuzz, remake
 from benchmarks.fuzz.outcome import Outcome, judge, judged
 from benchmarks.fuzz.targets import TARGETS, Target
 from nutridet_core.answers import Problem, read_answer
+from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest
 from nutridet_core.data.photos import MAX_SCANS, PhotoError, Reason, decode_photo
 from nutridet_core.data.sources import open_source
 from nutridet_core.errors import ArtifactError, NutridetError, SettingsError
 from nutridet_core.experiments import load_experiments
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
 from tests.photo_files import encode, picture
 
 SEED = 7

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from nutridet_core import gate
 from nutridet_core.answers import Problem
+from nutridet_core.artifacts.store import Manifest, read_manifest, seal
 from nutridet_core.errors import ArtifactError, AuditError
-from nutridet_core.evaluate import load_samples, save_scores
+from nutridet_core.evaluation import gate
+from nutridet_core.evaluation.evaluate import load_samples, save_scores
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, register_release
 from nutridet_core.pipeline.training import choose_checkpoint, chosen_checkpoint
-from nutridet_core.registry import CHALLENGER, CHAMPION
-from nutridet_core.store import Manifest, read_manifest, seal
+from nutridet_core.release.registry import CHALLENGER, CHAMPION
 from tests.release_samples import EXPERIMENT, audit, change, flip_bit, folders_of, open_home, write, write_release
 
 AUDITS = [(asset, name) for asset, names in gate.REQUIRED.items() for name in names if asset != "champion_reevaluation"]
@@ -156,7 +156,7 @@ def test_of_several_manifests_the_failed_one_counts(tmp_path: Path) -> None:
 
 
 def test_every_failure_is_named_at_once() -> None:
-    from nutridet_core.audits import Audit
+    from nutridet_core.evaluation.audits import Audit
 
     audits = [Audit("a", False, "first"), Audit("b", True, "fine"), Audit("c", False, "second", {"n": 1})]
     with pytest.raises(AuditError, match=r"a: first; c: second\. The gate stays shut") as caught:

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nutridet_core.audits import audit_fp8_file
+from nutridet_core.artifacts.layout import ADAPTER_WEIGHTS, checkpoints
+from nutridet_core.artifacts.store import MANIFEST, read_manifest
 from nutridet_core.data.dataset import open_photos
+from nutridet_core.evaluation.audits import audit_fp8_file
 from nutridet_core.experiments import Experiment
 from nutridet_core.features import FeatureStore, cache_features, digest_of, fingerprint
-from nutridet_core.layout import ADAPTER_WEIGHTS, checkpoints
-from nutridet_core.merge import merge
 from nutridet_core.models import (
     Source,
     attach_adapter,
@@ -33,10 +33,10 @@ from nutridet_core.models import (
 )
 from nutridet_core.predict import encode, predict
 from nutridet_core.profiles import TINY
-from nutridet_core.quantize import quantize
-from nutridet_core.store import MANIFEST, read_manifest
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.release.merge import merge
+from nutridet_core.release.quantize import quantize
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 from tests.conftest import EXP1A, EXP2
 
 pytestmark = [

@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from nutridet_assets.assets import dataset, training
 from nutridet_assets.resources import Worker
-from nutridet_core.layout import Layout
-from nutridet_core.store import read_manifest, seal
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import read_manifest, seal
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from nutridet_core import disk
+from nutridet_core.artifacts import disk
+from nutridet_core.artifacts.disk import require_space
+from nutridet_core.artifacts.hub import Remote, fetch, find_cached, list_files
 from nutridet_core.data.sources import open_source
 from nutridet_core.data.sources.hub import REPO
-from nutridet_core.disk import require_space
 from nutridet_core.errors import ArtifactError, DataError, SettingsError
 from nutridet_core.families import get_family
-from nutridet_core.hub import Remote, fetch, find_cached, list_files
 from nutridet_core.models import Source, base_source, load_model, load_processor
 from nutridet_core.settings import Settings
 from tests.family_models import profile_of, write_models

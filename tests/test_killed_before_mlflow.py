@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from nutridet_core.evaluate import load_samples, load_scores, save_scores
+from nutridet_core.artifacts.store import Manifest, read_manifest
+from nutridet_core.evaluation.evaluate import load_samples, load_scores, save_scores
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.pipeline.baseline import PEER, score_peer
 from nutridet_core.pipeline.context import Context, score_model, scores_config
 from nutridet_core.pipeline.training import score_checkpoints
-from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest, read_manifest
 from tests.release_samples import EXPERIMENT, open_home
 
 STEP = 4

@@ -22,10 +22,10 @@ from nutridet_assets.launchers import active_launcher, module_of
 from nutridet_assets.launchers.client import worker_variables
 from nutridet_assets.launchers.pod import read_template, worker_pod
 from nutridet_assets.resources import Worker
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.errors import SettingsError
-from nutridet_core.layout import Layout
 from nutridet_core.settings import Settings
-from nutridet_core.store import read_manifest
 from tests.kubernetes_server import VERSION, Node, kubernetes_server
 
 TEMPLATE = Path(__file__).parents[1] / "deploy" / "kubernetes" / "worker-pod.yaml"

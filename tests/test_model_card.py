@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nutridet_core.compare import compare
+from nutridet_core.artifacts.store import Manifest
 from nutridet_core.errors import ContractError
-from nutridet_core.model_card import Card, front_matter, write_model_card
+from nutridet_core.evaluation.compare import compare
 from nutridet_core.prompts import Contract
-from nutridet_core.store import Manifest
+from nutridet_core.release.model_card import Card, front_matter, write_model_card
 from tests.report_samples import (
     HOSTILE,
     PHOTOS,

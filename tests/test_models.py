@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.errors import ArtifactError, ContractError
 from nutridet_core.experiments import Experiment
-from nutridet_core.layout import checkpoints
-from nutridet_core.merge import merge
 from nutridet_core.models import (
     Source,
     attach_adapter,
@@ -30,7 +30,7 @@ from nutridet_core.models import (
 )
 from nutridet_core.predict import Prediction, encode, predict
 from nutridet_core.prompts import resized_size
-from nutridet_core.store import MANIFEST
+from nutridet_core.release.merge import merge
 from tests.conftest import EXP1A, PROFILE
 from tests.release_samples import flip_bit
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nutridet_core.answers import Form
 from nutridet_core.boxes import Box, iou
 from nutridet_core.errors import SettingsError
-from nutridet_core.peer import Line, find_table, form_of, line_reader
+from nutridet_core.evaluation.peer import Line, find_table, form_of, line_reader
 
 NUTRIENTS = (("Energy", "1523 kJ"), ("Fat", "12 g"), ("Sugars", "4.5 g"), ("Protein", "8 g"), ("Salt", "0.9 g"))
 INGREDIENTS = "Ingredients: sugar, palm fat, skimmed milk powder, salt, milk protein, fibre"

@@ -18,15 +18,18 @@ from typer.testing import CliRunner
 
 from nutridet_assets.assets.monitoring import champion_reevaluation
 from nutridet_assets.resources import Worker
-from nutridet_core import cli, gate
+from nutridet_core import cli
 from nutridet_core import experiments as experiments_module
 from nutridet_core import profiles as profiles_module
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import MANIFEST, Manifest, read_manifest, write_json
 from nutridet_core.data.dataset import load_records
-from nutridet_core.drift import TITLES
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
-from nutridet_core.evaluate import load_samples, load_scores, save_scores
+from nutridet_core.evaluation import gate
+from nutridet_core.evaluation.drift import TITLES
+from nutridet_core.evaluation.evaluate import load_samples, load_scores, save_scores
+from nutridet_core.evaluation.scores import score
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.layout import checkpoints
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.pipeline.baseline import score_baseline, score_peer
 from nutridet_core.pipeline.comparison import build_leaderboard
@@ -55,10 +58,8 @@ from nutridet_core.pipeline.training import (
 from nutridet_core.predict import encode
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract
-from nutridet_core.registry import CHALLENGER, CHAMPION
-from nutridet_core.scores import score
+from nutridet_core.release.registry import CHALLENGER, CHAMPION
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, Manifest, read_manifest, write_json
 from nutridet_core.tracking import KEY
 from tests.conftest import PROFILE
 from tests.release_samples import audit, change, flip_bit

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from transformers import Qwen2VLConfig
 
-from nutridet_core import plan
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.plan import (
+from nutridet_core.profiles import get_profile
+from nutridet_core.settings import Settings
+from nutridet_core.training import plan
+from nutridet_core.training.plan import (
     MEMORY_SHARE,
     Gpu,
     Network,
@@ -26,8 +28,6 @@ from nutridet_core.plan import (
     memory_notices,
     verdict,
 )
-from nutridet_core.profiles import get_profile
-from nutridet_core.settings import Settings
 from tests.hub_server import serving
 
 SEVEN = get_profile("qwen2-vl-7b")

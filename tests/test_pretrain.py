@@ -13,11 +13,10 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAttention
 
 from nutridet_core.answers import LABEL
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.boxes import Box
 from nutridet_core.data.generated import LABELS, draw_product_photo
 from nutridet_core.profiles import TINY, TINY_WEIGHTS
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import read_manifest
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.dense import DenseHead, coverage, edges_of
 from nutridet_core.tiny.encoder import Encoder, look, patchify, relight
@@ -26,6 +25,7 @@ from nutridet_core.tiny.network import answer_logits, visual_features
 from nutridet_core.tiny.pretrain import Run, pretrain
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Stacks, View, ask, close_up, grid_of, whole
+from nutridet_core.training.ranks import Ranks
 
 SMALL = Recipe(sheets_per_batch=2, views_per_sheet=2, passes=2, buffered=2, warmup_steps=1, workers=0)
 CPU = torch.device("cpu")

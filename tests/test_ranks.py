@@ -27,16 +27,16 @@ from torch.utils.data import DataLoader, RandomSampler
 from nutridet_assets.agent import visible_gpus
 from nutridet_assets.launchers import module_of
 from nutridet_assets.worker import VERBS
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import Manifest, is_complete, read_manifest
 from nutridet_core.data.dataset import DatasetSpec, load_split, prepare_dataset
 from nutridet_core.errors import SettingsError
-from nutridet_core.layout import checkpoints
 from nutridet_core.pipeline.context import Context
 from nutridet_core.profiles import QWEN2_VL_7B
-from nutridet_core.ranks import Ranks
 from nutridet_core.settings import Settings
-from nutridet_core.store import Manifest, is_complete, read_manifest
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.training.ranks import Ranks
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 from tests.conftest import EXP1A, PROFILE
 
 _ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ _EXPERIMENTS = '[shared]\nsummary = "no dropout"\ntowers = ["language"]\nrank = 
 _EXCHANGE = """
 import json, os, sys
 from nutridet_core.errors import AuditError, ArtifactError, NutridetError
-from nutridet_core.ranks import Ranks
+from nutridet_core.training.ranks import Ranks
 
 ranks = Ranks.join()
 

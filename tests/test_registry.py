@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from nutridet_core.compare import Comparison, compare
+from nutridet_core.artifacts.store import is_complete, read_manifest
 from nutridet_core.errors import ArtifactError
-from nutridet_core.evaluate import load_samples, save_scores
+from nutridet_core.evaluation.compare import Comparison, compare
+from nutridet_core.evaluation.evaluate import load_samples, save_scores
+from nutridet_core.evaluation.scores import Estimate, Sample
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.monitoring import reevaluate_champion
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release, subject
 from nutridet_core.pipeline.rollback import plan_rollback
-from nutridet_core.registry import CHALLENGER, CHAMPION, Registry, Release, may_replace
-from nutridet_core.scores import Estimate, Sample
-from nutridet_core.store import is_complete, read_manifest
+from nutridet_core.release.registry import CHALLENGER, CHAMPION, Registry, Release, may_replace
 from nutridet_core.tracking import Tracker
 from tests.release_samples import flip_bit, open_home, write_release
 

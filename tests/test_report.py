@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nutridet_core.compare import compare
+from nutridet_core.evaluation.compare import compare
 from nutridet_core.report import Row, leaderboard_markdown, leaderboard_text, rank
 from nutridet_core.report.wording import label, signed, size_text, time_text
 from tests.report_samples import (

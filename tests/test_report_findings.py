@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nutridet_core.compare import compare
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.scores import Estimate, Sample
 from nutridet_core.report import Kind, Row
 from nutridet_core.report.gallery import PER_GROUP, choose
 from nutridet_core.report.outcomes import Outcome, count_outcomes, outcome
 from nutridet_core.report.verdict import find, paired, verdict
 from nutridet_core.report.wording import signed
-from nutridet_core.scores import Estimate, Sample
 from tests.report_samples import (
     ELSEWHERE,
     PHOTOS,

@@ -16,7 +16,7 @@ from nutridet_core.errors import ArtifactError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
 from nutridet_core.pipeline.rollback import plan_rollback
-from nutridet_core.registry import CHAMPION, Registry, Release
+from nutridet_core.release.registry import CHAMPION, Registry, Release
 from tests.release_samples import flip_bit, open_home, write_release
 
 

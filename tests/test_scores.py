@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nutridet_core.boxes import Box, iou
-from nutridet_core.compare import compare, compare_unpaired
 from nutridet_core.errors import DataError
-from nutridet_core.scores import Sample, Scores, score
+from nutridet_core.evaluation.compare import compare, compare_unpaired
+from nutridet_core.evaluation.scores import Sample, Scores, score
 
 LEFT, RIGHT = Box(0.0, 0.0, 0.4, 1.0), Box(0.6, 0.0, 1.0, 1.0)
 

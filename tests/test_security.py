@@ -28,18 +28,18 @@ from typer.testing import CliRunner
 import nutridet_assets
 import nutridet_core
 from nutridet_assets.up import services
+from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest, seal
 from nutridet_core.cli import app
 from nutridet_core.data.sources import open_source
 from nutridet_core.errors import ArtifactError, DataError, NutridetError, SettingsError
 from nutridet_core.experiments import Experiment, load_experiments
 from nutridet_core.overlay import predicted_files
 from nutridet_core.profiles import TINY
+from nutridet_core.release.triton import engine_arguments
 from nutridet_core.serving.run import is_loopback
 from nutridet_core.serving.vllm_command import VllmOptions, command
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest, seal
 from nutridet_core.tracking import Tracker, open_tracker
-from nutridet_core.triton import engine_arguments
 from tests.conftest import EXP1A, PROFILE
 
 SOURCES = sorted(
@@ -147,8 +147,8 @@ def test_a_forged_checkpoint_runs_no_code(
     trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path, name: str
 ) -> None:
     """The attacker may write the folder, so the manifest is right: what protects is that torch reads weights only."""
-    from nutridet_core.layout import checkpoints
-    from nutridet_core.train import TrainingRun, train
+    from nutridet_core.artifacts.layout import checkpoints
+    from nutridet_core.training.train import TrainingRun, train
 
     folder = tmp_path / "exp1a"
     shutil.copytree(trained(EXP1A), folder)

@@ -10,7 +10,7 @@ import pytest
 
 from nutridet_assets import sensors
 from nutridet_core.pipeline.release import model_registry, register_release
-from nutridet_core.registry import CHAMPION, Registry
+from nutridet_core.release.registry import CHAMPION, Registry
 from tests.release_samples import open_home, write_release
 
 

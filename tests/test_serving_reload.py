@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from nutridet_core.artifacts.store import Manifest, read_manifest, seal
 from nutridet_core.errors import ArtifactError, ContractError, SettingsError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
 from nutridet_core.profiles import TINY_WEIGHTS
-from nutridet_core.registry import CHALLENGER, CHAMPION, Release
+from nutridet_core.release.registry import CHALLENGER, CHAMPION, Release
 from nutridet_core.serving.detector import Detector
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
 from nutridet_core.serving.weights import Alias, find_alias, find_beside, find_weights
-from nutridet_core.store import Manifest, read_manifest, seal
 from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, process, running, served, until
 from tests.photo_files import encode, picture
 from tests.release_samples import change, flip_bit, open_home

@@ -19,18 +19,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nutridet_core.artifacts.store import Manifest, seal
 from nutridet_core.data.photos import Photo, decode_photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import TINY
 from nutridet_core.prompts import prompt_text
+from nutridet_core.release.triton import engine_arguments, write_repository
 from nutridet_core.serving.engine import Engine, EngineError, Reply
 from nutridet_core.serving.holder import Holder
 from nutridet_core.serving.launch import EngineKind, LaunchOptions, launch
 from nutridet_core.serving.remote import OpenAIEngine, TritonEngine, first_model
 from nutridet_core.serving.vllm import VllmEngine, start
 from nutridet_core.serving.vllm_command import VllmOptions, command
-from nutridet_core.store import Manifest, seal
-from nutridet_core.triton import engine_arguments, write_repository
 from tests.gateway_server import CLIENT, CONTRACT, running, running_app, served, until
 from tests.openai_server import TEXT, Server, completion
 from tests.photo_files import encode, picture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nutridet_core.answers import LABEL
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.boxes import iou
 from nutridet_core.data.generated import draw_product_photo
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
@@ -13,7 +14,6 @@ from nutridet_core.pipeline.prediction import predict_files
 from nutridet_core.predict import predict
 from nutridet_core.profiles import TINY, TINY_TUNED, TINY_WEIGHTS
 from nutridet_core.settings import Settings
-from nutridet_core.store import read_manifest
 
 PHOTOS = 16
 

@@ -18,7 +18,7 @@ from nutridet_assets.home import prepare_home
 from nutridet_assets.resources import Worker
 from nutridet_core.errors import SettingsError
 from nutridet_core.pipeline.release import model_registry, register_release
-from nutridet_core.registry import CHAMPION
+from nutridet_core.release.registry import CHAMPION
 from tests.release_samples import make_context, open_home, write_release
 from tests.services import free_port
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest, reusable, seal, writing
 from nutridet_core.errors import ArtifactError
-from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest, reusable, seal, writing
 
 
 def make(folder: Path, text: str = "weights", **config: object) -> Manifest:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from nutridet_core.artifacts.locks import claimed
+from nutridet_core.artifacts.store import Manifest, clear_abandoned, read_manifest, reusable, seal, writing
 from nutridet_core.errors import ArtifactError
-from nutridet_core.locks import claimed
-from nutridet_core.store import Manifest, clear_abandoned, read_manifest, reusable, seal, writing
 
 ROOT = Path(__file__).parents[1]
 FUZZED = ROOT / "benchmarks" / "results" / "fuzz.json"
 _WRITER = """
 import sys, time
 from pathlib import Path
-from nutridet_core.store import Manifest, seal, writing
+from nutridet_core.artifacts.store import Manifest, seal, writing
 with writing(Path(sys.argv[1])) as draft:
     (draft / "weights").write_bytes(b"w" * 2**20)
     print("writing", flush=True)
@@ -80,7 +80,7 @@ def test_of_two_writers_one_artefact_is_left_and_it_is_whole(tmp_path: Path) -> 
 
 
 def test_a_folder_is_claimed_once_and_given_back_by_a_death(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from nutridet_core.locks import claimed\n"
+    code = "import sys, time; from pathlib import Path; from nutridet_core.artifacts.locks import claimed\n"
     code += "with claimed(Path(sys.argv[1])): print('claimed', flush=True); time.sleep(3600)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

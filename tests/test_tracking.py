@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nutridet_core.store import git_commit
+from nutridet_core.artifacts.store import git_commit
 from nutridet_core.tracking import KEY, Tracker
 
 

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest
 from nutridet_core.experiments import Experiment
-from nutridet_core.layout import checkpoints
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
-from nutridet_core.train import finished, prepare_folder, train
-from nutridet_core.trainer import TrainingRun
-from nutridet_core.watch import Watch
+from nutridet_core.training.ranks import Ranks
+from nutridet_core.training.train import finished, prepare_folder, train
+from nutridet_core.training.trainer import TrainingRun
+from nutridet_core.training.watch import Watch
 from tests.conftest import EXP1A, PROFILE
 from tests.release_samples import flip_bit
 
@@ -31,8 +31,8 @@ EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
 _SCRIPT = """
 import sys
 from pathlib import Path
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 from tests.conftest import PROFILE
 from tests.test_train import EXPERIMENT
 train(TrainingRun(EXPERIMENT, PROFILE, Path(sys.argv[1]), Path(sys.argv[2])))

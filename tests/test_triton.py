@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.predict import encode
 from nutridet_core.prompts import prompt_messages, prompt_text
-from nutridet_core.store import read_manifest
-from nutridet_core.triton import MODEL, engine_arguments, write_repository
+from nutridet_core.release.triton import MODEL, engine_arguments, write_repository
 from tests.conftest import PROFILE
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.fuzz.child import MEMORY_MIB, Tally, fuzz, remake
 from benchmarks.fuzz.targets import TARGETS
-from nutridet_core.store import git_commit, stack_versions, write_json
+from nutridet_core.artifacts.store import git_commit, stack_versions, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("value", "problem", "refused", "broken")

@@ -23,12 +23,12 @@ from PIL import Image
 
 from benchmarks.fuzz import damage
 from benchmarks.fuzz.outcome import Feed, Outcome, judge
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest
 from nutridet_core.data.sources import open_source
 from nutridet_core.data.validate import accept
 from nutridet_core.experiments import load_experiments
-from nutridet_core.layout import Layout
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, Manifest, is_complete, read_manifest
 
 _TOML = """[exp3]
 summary = "vision and language"

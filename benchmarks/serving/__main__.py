@@ -27,7 +27,7 @@ from benchmarks.serving.measure import Measurement, gpu_mib, steps_of, weights_g
 from benchmarks.serving.photos import DrawnPhoto, enlarge, read
 from benchmarks.serving.questions import Questions
 from benchmarks.serving.servers import address_file, find, profile_of
-from nutridet_core.store import stack_versions, write_json
+from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
     "tiny-bf16,bf16,fp8,fp8-drafts",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nutridet_core.boxes import Box, iou_matrix
+from nutridet_core.evaluation.scores import interval
 from nutridet_core.prompts import Contract
-from nutridet_core.scores import interval
 
 _RESAMPLES = 2000
 _SEED = 7

@@ -19,13 +19,13 @@ from PIL import Image
 
 from benchmarks.serving.numbers import mean_of
 from benchmarks.serving.photos import DrawnPhoto, read
-from nutridet_core.merge import merge
+from nutridet_core.artifacts.store import write_json
 from nutridet_core.models import Source, load_model, load_processor
 from nutridet_core.predict import predict
 from nutridet_core.profiles import TINY, TINY_TUNED
+from nutridet_core.release.merge import merge
 from nutridet_core.serving.in_vllm.answer_drafts import TEMPLATE, Template
 from nutridet_core.serving.vllm_command import DRAFTED, VllmOptions, environment
-from nutridet_core.store import write_json
 
 _BATCH = 16
 _END = "<|im_end|>"

@@ -15,11 +15,11 @@ import torch
 
 from benchmarks.serving.servers import WIDE
 from benchmarks.serving.wide import QWEN2_VL_7B, Shape, widen
-from nutridet_core.merge import merge
+from nutridet_core.artifacts.store import Manifest, seal, writing
 from nutridet_core.models import Source, load_model, load_processor
 from nutridet_core.profiles import TINY, TINY_TUNED, Profile
-from nutridet_core.quantize import quantize, set_fp8_scales
-from nutridet_core.store import Manifest, seal, writing
+from nutridet_core.release.merge import merge
+from nutridet_core.release.quantize import quantize, set_fp8_scales
 
 
 def prepare(work: Path, shape: Shape = QWEN2_VL_7B) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.serving.numbers import Agreement, agreement, percentile_of, rate_of, ratio_of_medians
 from benchmarks.serving.servers import SERVERS
+from nutridet_core.artifacts.store import stack_versions, write_json
 from nutridet_core.prompts import Contract
-from nutridet_core.store import stack_versions, write_json
 
 STOCK, STOCK_ROW = "bf16", "24 tokens"
 BASES = {"cpu": "cpu", "cpu-drafts": "cpu", "cpu-fp8": "cpu"}

@@ -16,10 +16,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.profiles import QWEN2_VL_7B, TINY, Profile
 from nutridet_core.serving.vllm import start
 from nutridet_core.serving.vllm_command import VllmOptions
-from nutridet_core.store import MANIFEST
 
 WIDE = replace(QWEN2_VL_7B, name="wide", revision=None, max_new_tokens=TINY.max_new_tokens)
 """The contract of Qwen2-VL-7B: up to 600 image tokens."""

@@ -21,7 +21,7 @@ from benchmarks.torture import imports  # noqa: E402, F401 - children inherit wh
 from benchmarks.torture.campaign import DAMAGE, FAULTS, NEEDS_ROOT, OUTCOMES, Verdict, run_campaign  # noqa: E402
 from benchmarks.torture.homes import VERBS, prepare_homes  # noqa: E402
 from benchmarks.torture.soak import Soak, soak  # noqa: E402
-from nutridet_core.store import git_commit, stack_versions, write_json  # noqa: E402
+from nutridet_core.artifacts.store import git_commit, stack_versions, write_json  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "torture.json"
 FUZZED = RESULT.with_name("fuzz.json")

@@ -24,7 +24,7 @@ from benchmarks.torture import clocks
 from benchmarks.torture.homes import VERBS, Homes, open_home, used_bytes
 from benchmarks.torture.processes import Child, fork, work
 from nutridet_assets.launchers.processes import end_group
-from nutridet_core.store import MANIFEST
+from nutridet_core.artifacts.store import MANIFEST
 
 _GRACE_SECONDS = 2.0
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks.torture.inspection import inspect
 from benchmarks.torture.processes import ask, fork, work
-from nutridet_core.locks import claimed
+from nutridet_core.artifacts.locks import claimed
+from nutridet_core.artifacts.store import is_complete, read_manifest, writing
 from nutridet_core.pipeline import baseline, comparison, dataset, monitoring, publication, release, rollback, training
 from nutridet_core.pipeline.context import Context
 from nutridet_core.settings import Settings
-from nutridet_core.store import is_complete, read_manifest, writing
 
 EXPERIMENT = "exp1a"
 NAMES = (EXPERIMENT,)

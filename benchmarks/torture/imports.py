@@ -11,7 +11,7 @@ import mlflow.store.tracking.sqlalchemy_store
 import mlflow.system_metrics.system_metrics_monitor  # noqa: F401
 
 import nutridet_core.features
-import nutridet_core.merge
 import nutridet_core.predict
-import nutridet_core.quantize
-import nutridet_core.train  # noqa: F401
+import nutridet_core.release.merge
+import nutridet_core.release.quantize
+import nutridet_core.training.train  # noqa: F401

@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.store import MANIFEST, Manifest, digest, read_manifest
 from nutridet_core.errors import NutridetError
-from nutridet_core.evaluate import load_samples
+from nutridet_core.evaluation.evaluate import load_samples
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import model_registry
-from nutridet_core.registry import Registry, Release
-from nutridet_core.store import MANIFEST, Manifest, digest, read_manifest
+from nutridet_core.release.registry import Registry, Release
 
 _DRAFT = re.compile(r"^\..*\.[0-9a-f]{32}(\.old)?$")
 """Names that `store` gives to what is being written."""

@@ -24,8 +24,8 @@ def leaderboard(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     if left_out:
         context.log.warning(f"not scored yet, so not compared: {', '.join(left_out)}")
     yield from worker.run(context, "build_leaderboard", names)
-    from nutridet_core.gate import recorded_audits
-    from nutridet_core.store import read_manifest
+    from nutridet_core.artifacts.store import read_manifest
+    from nutridet_core.evaluation.gate import recorded_audits
 
     folder = layout.leaderboard
     run = read_manifest(folder, verify=False).mlflow_run_id

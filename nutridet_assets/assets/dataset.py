@@ -11,8 +11,8 @@ from nutridet_assets.resources import Results, Worker, artifacts
 def nutrition_dataset(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Photos and boxes of the source: upright, validated, deduplicated, split by product, fingerprinted."""
     yield from worker.run(context, "prepare_dataset")
-    from nutridet_core.gate import dataset_audits
-    from nutridet_core.store import read_manifest
+    from nutridet_core.artifacts.store import read_manifest
+    from nutridet_core.evaluation.gate import dataset_audits
 
     folder = artifacts().dataset
     manifest = read_manifest(folder, kind="dataset", verify=False)

@@ -12,9 +12,9 @@ from nutridet_assets import metadata
 from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import collection_parts
 from nutridet_assets.resources import Results, Worker, artifacts
-from nutridet_core.layout import collection_name
+from nutridet_core.artifacts.layout import collection_name
+from nutridet_core.artifacts.store import MANIFEST, digest
 from nutridet_core.settings import Settings
-from nutridet_core.store import MANIFEST, digest
 
 
 @asset("detection", kinds={"parquet", "s3"})

@@ -23,8 +23,8 @@ _SHOWN = 12
 def champion_reevaluation(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """The registered champion scored again on today's test photos, and held to what it scored when registered."""
     yield from worker.run(context, "reevaluate_champion")
-    from nutridet_core.drift import HEADER
-    from nutridet_core.gate import recorded_audits
+    from nutridet_core.evaluation.drift import HEADER
+    from nutridet_core.evaluation.gate import recorded_audits
     from nutridet_core.pipeline.history import past_reevaluations
 
     layout = artifacts()

@@ -9,7 +9,7 @@ from nutridet_assets import checks, metadata
 from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import finished_experiments
 from nutridet_assets.resources import Results, Worker, artifacts
-from nutridet_core.scores import Scores
+from nutridet_core.evaluation.scores import Scores
 
 
 @asset("release", deps=["leaderboard"], checks=["merge_base"], kinds={"pytorch", "huggingface"})
@@ -35,7 +35,7 @@ def fp8_model(context: dg.AssetExecutionContext, worker: Worker) -> Results:
 def release_scores(context: dg.AssetExecutionContext, worker: Worker) -> Results:
     """Merged and FP8 weights on the full test split, against the adapter they come from: scores, size, latency."""
     yield from worker.run(context, "score_release")
-    from nutridet_core.gate import recorded_audits
+    from nutridet_core.evaluation.gate import recorded_audits
 
     folder = artifacts().release_report
     parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def _current() -> dict[str, str]:
 
 
 def _model(asset: str, folder: Path) -> dg.MaterializeResult[None]:
-    from nutridet_core.gate import recorded_audits
+    from nutridet_core.evaluation.gate import recorded_audits
 
     current = _current()
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -12,7 +12,7 @@ from nutridet_assets import checks, metadata
 from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import experiments
 from nutridet_assets.resources import Results, Worker, artifacts
-from nutridet_core.layout import Layout
+from nutridet_core.artifacts.layout import Layout
 
 
 class Training(dg.Config):
@@ -35,7 +35,7 @@ def adapter(context: dg.AssetExecutionContext, config: Training, worker: Worker)
     names, layout = context.partition_keys, artifacts()
     cut = {"NUTRIDET_MAX_EPOCHS": str(config.max_epochs)} if config.max_epochs else {}
     yield from worker.run(context, "train_experiments", names, cut)
-    from nutridet_core.gate import adapter_audits
+    from nutridet_core.evaluation.gate import adapter_audits
 
     for name in names:
         folder = layout.adapter(name)
@@ -61,7 +61,7 @@ def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
     """Every checkpoint scored on selection, by changing adapters on one loaded base model."""
     names, layout = context.partition_keys, artifacts()
     yield from worker.run(context, "score_checkpoints", names)
-    from nutridet_core.gate import checkpoint_audits
+    from nutridet_core.evaluation.gate import checkpoint_audits
 
     folders = []
     for name in names:
@@ -79,9 +79,9 @@ def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
 @asset("training", deps=["checkpoint_scores"], partitions=experiments, in_worker=False, kinds={"python"})
 def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     """The checkpoint with the highest mean IoU on selection, and the curve that says so. Test decides nothing."""
+    from nutridet_core.evaluation.scores import Estimate
     from nutridet_core.pipeline.context import Context
     from nutridet_core.pipeline.training import choose_checkpoint
-    from nutridet_core.scores import Estimate
     from nutridet_core.settings import Settings
 
     core = Context(Settings(), log=context.log.info)
@@ -108,7 +108,7 @@ def experiment_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
     """The chosen checkpoint of each experiment scored on test, once."""
     names, layout = context.partition_keys, artifacts()
     yield from worker.run(context, "score_experiments", names)
-    from nutridet_core.gate import experiment_audits
+    from nutridet_core.evaluation.gate import experiment_audits
 
     for name in names:
         context.add_asset_metadata(metadata.scored(layout.scores(name, "test")), partition_key=name)

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nutridet_core.artifacts.locks import claimed
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest
 from nutridet_core.collection.files import Files, open_files
 from nutridet_core.collection.listing import Listing, Part, read_parts, update
 from nutridet_core.collection.progress import Progress
@@ -27,11 +29,9 @@ from nutridet_core.collection.replica import Job, Outcome, Shard, score_here
 from nutridet_core.collection.shards import Target
 from nutridet_core.collection.summary import summarise
 from nutridet_core.errors import ArtifactError, SettingsError
-from nutridet_core.locks import claimed
 from nutridet_core.pipeline.context import Context
 from nutridet_core.serving.launch import EngineKind, LaunchOptions, launch
 from nutridet_core.serving.weights import Weights, find_alias, find_weights
-from nutridet_core.store import Manifest, digest, read_manifest
 
 ENGINE_KEY = "NUTRIDET_ENGINE_KEY"
 _IN_REPLICAS = (EngineKind.TRANSFORMERS, EngineKind.VLLM)

@@ -17,10 +17,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.store import Manifest, read_manifest, seal, writing
 from nutridet_core.collection.files import Files
 from nutridet_core.collection.references import Reference, list_references
 from nutridet_core.errors import ArtifactError
-from nutridet_core.store import Manifest, read_manifest, seal, writing
 
 KIND = "collection_part"
 SHARDS_IN_PART = 100

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.store import Manifest, reusable, seal, writing
 from nutridet_core.collection.listing import Part
 from nutridet_core.collection.references import WHOLE, Reference
 from nutridet_core.serving.schemas import Detection
-from nutridet_core.store import Manifest, reusable, seal, writing
 
 KIND = "detections"
 ROWS = "detections.parquet"

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from nutridet_core.artifacts.store import Manifest, reusable, seal, writing
 from nutridet_core.boxes import Box
 from nutridet_core.collection.files import MissingError
 from nutridet_core.collection.listing import Part
@@ -20,7 +21,6 @@ from nutridet_core.collection.shards import read_rows
 from nutridet_core.data.photos import load_photo
 from nutridet_core.errors import ArtifactError
 from nutridet_core.overlay import contact_sheet, draw_boxes
-from nutridet_core.store import Manifest, reusable, seal, writing
 
 KIND = "detections_summary"
 FOLDER, SHEET = "summary", "sheet.jpg"

@@ -1,7 +1,7 @@
 """The dataset artefact: every source ends here, validated, split by product, fingerprinted, as Arrow.
 
 Belongs here: writing that artefact and reading it back. Does not belong here: judging photos
-(`validate`), assigning splits (`split`), pictures of it (`dataset_report`).
+(`validate`), assigning splits (`split`), pictures of it (`report.dataset`).
 
 Photos stream through one Arrow file on disk; only ids, hashes and boxes are held in memory.
 """
@@ -21,6 +21,7 @@ from datasets import Dataset, Features, Image, Value
 from datasets import List as ListOf
 from PIL import Image as Pillow
 
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
 from nutridet_core.boxes import Box
 from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split
 from nutridet_core.data.photos import load_photo
@@ -28,7 +29,6 @@ from nutridet_core.data.sources import NAMED_BY_FILE, open_source, source_signat
 from nutridet_core.data.split import Member, assign_splits, check_shares, find_shared
 from nutridet_core.data.validate import accept
 from nutridet_core.errors import DataError
-from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
 
 SET_ASIDE = "set_aside.json"
 FEATURES = Features(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from nutridet_core.artifacts.store import digest
 from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.data.examples import Split
-from nutridet_core.evaluate import sample
-from nutridet_core.peer import find_table, form_of, line_reader
+from nutridet_core.evaluation.evaluate import sample
+from nutridet_core.evaluation.peer import find_table, form_of, line_reader
+from nutridet_core.evaluation.scores import Sample, Scores
 from nutridet_core.pipeline.context import Context, keep_scores, kept_scores, progress, score_model, scores_config
-from nutridet_core.scores import Sample, Scores
-from nutridet_core.store import digest
 
 BASELINE = "baseline"
 PEER = "peer"

@@ -9,18 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from nutridet_core.audits import audit_beats_baseline
-from nutridet_core.compare import Comparison, compare
-from nutridet_core.data.dataset import load_records, open_photos
-from nutridet_core.evaluate import load_samples, load_scores
-from nutridet_core.layout import ADAPTER_WEIGHTS
-from nutridet_core.pipeline.baseline import BASELINE, PEER
-from nutridet_core.pipeline.context import Context
-from nutridet_core.pipeline.training import read_choice
-from nutridet_core.priors import trivial_priors
-from nutridet_core.report import Curve, Kind, Row, leaderboard_markdown, leaderboard_text, write_report
-from nutridet_core.scores import Scores
-from nutridet_core.store import (
+from nutridet_core.artifacts.layout import ADAPTER_WEIGHTS
+from nutridet_core.artifacts.store import (
     MANIFEST,
     Manifest,
     digest,
@@ -31,6 +21,16 @@ from nutridet_core.store import (
     stack_versions,
     writing,
 )
+from nutridet_core.data.dataset import load_records, open_photos
+from nutridet_core.evaluation.audits import audit_beats_baseline
+from nutridet_core.evaluation.compare import Comparison, compare
+from nutridet_core.evaluation.evaluate import load_samples, load_scores
+from nutridet_core.evaluation.priors import trivial_priors
+from nutridet_core.evaluation.scores import Scores
+from nutridet_core.pipeline.baseline import BASELINE, PEER
+from nutridet_core.pipeline.context import Context
+from nutridet_core.pipeline.training import read_choice
+from nutridet_core.report import Curve, Kind, Row, leaderboard_markdown, leaderboard_text, write_report
 
 
 def build_leaderboard(context: Context, names: Sequence[str]) -> Manifest:

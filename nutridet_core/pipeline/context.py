@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError, SettingsError
-from nutridet_core.evaluate import answer_split, load_scores, prepare_split, save_scores
+from nutridet_core.evaluation.evaluate import answer_split, load_scores, prepare_split, save_scores
+from nutridet_core.evaluation.scores import Sample, Scores
 from nutridet_core.experiments import Experiment
-from nutridet_core.layout import Layout
 from nutridet_core.profiles import Profile
-from nutridet_core.scores import Sample, Scores
 from nutridet_core.settings import Settings
-from nutridet_core.store import Manifest, digest, read_manifest, reusable
 from nutridet_core.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from nutridet_core.artifacts.store import Manifest
 from nutridet_core.data.dataset import DatasetSpec
 from nutridet_core.data.dataset import prepare_dataset as prepare
-from nutridet_core.dataset_report import report_dataset as report
 from nutridet_core.pipeline.context import Context
-from nutridet_core.store import Manifest
+from nutridet_core.report.dataset import report_dataset as report
 
 
 def prepare_dataset(context: Context) -> Manifest:

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from nutridet_core.drift import AUDIT as DRIFT
-from nutridet_core.drift import TITLES, Inputs, Shift
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import MANIFEST, Manifest, read_manifest, seal, write_json, writing
 from nutridet_core.errors import ArtifactError
-from nutridet_core.evaluate import load_scores
-from nutridet_core.layout import Layout
+from nutridet_core.evaluation.drift import AUDIT as DRIFT
+from nutridet_core.evaluation.drift import TITLES, Inputs, Shift
+from nutridet_core.evaluation.evaluate import load_scores
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.plots import PAPER, Distributions, Trend, plot_distributions, plot_trend
-from nutridet_core.scores import Scores
-from nutridet_core.store import MANIFEST, Manifest, read_manifest, seal, write_json, writing
 
 TREND, DRIFT_PLOT, HISTORY = "trend.png", "drift.png", "history.json"
 STAMP = "%Y%m%dT%H%M%S.%fZ"

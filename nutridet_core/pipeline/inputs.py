@@ -1,6 +1,6 @@
 """Inputs: what the photos that a release was trained on were like, kept with it.
 
-Belongs here: keeping and reading those measurements. Does not belong here: measuring or judging (`drift`).
+Belongs here: keeping and reading those measurements. Does not belong here: measuring or judging (`evaluation.drift`).
 
 They are kept because the dataset is made anew when its source changes, training photos included: compared
 with those of the same day, photos would never seem to drift.
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 
-from nutridet_core.drift import Inputs, measure
+from nutridet_core.artifacts.store import Manifest, is_complete, read_manifest, seal, write_json, writing
+from nutridet_core.evaluation.drift import Inputs, measure
 from nutridet_core.pipeline.context import Context
-from nutridet_core.store import Manifest, is_complete, read_manifest, seal, write_json, writing
 
 _FILE = "inputs.json"
 _KIND = "inputs"

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from nutridet_core.audits import audit_not_regressed
-from nutridet_core.compare import Comparison, compare, compare_unpaired
-from nutridet_core.drift import audit_inputs, compare_inputs, measure
+from nutridet_core.artifacts.store import Manifest, read_manifest
 from nutridet_core.errors import ArtifactError
-from nutridet_core.evaluate import answer_split, load_samples, load_scores, save_scores
+from nutridet_core.evaluation.audits import audit_not_regressed
+from nutridet_core.evaluation.compare import Comparison, compare, compare_unpaired
+from nutridet_core.evaluation.drift import audit_inputs, compare_inputs, measure
+from nutridet_core.evaluation.evaluate import answer_split, load_samples, load_scores, save_scores
+from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.pipeline.context import Context, progress, split_batches
 from nutridet_core.pipeline.history import STAMP, Reevaluation, past_reevaluations, write_history
 from nutridet_core.pipeline.inputs import training_inputs
 from nutridet_core.pipeline.release import model_registry
-from nutridet_core.registry import CHAMPION, Release
-from nutridet_core.scores import Sample, score
-from nutridet_core.store import Manifest, read_manifest
+from nutridet_core.release.registry import CHAMPION, Release
 
 RUN = "champion re-evaluation"
 STAGE = "monitoring"

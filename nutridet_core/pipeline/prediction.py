@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.store import is_complete, read_manifest
 from nutridet_core.data.photos import load_photo
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.overlay import predicted_files, save_predicted
@@ -13,7 +14,6 @@ from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release
 from nutridet_core.predict import Prediction, predict
 from nutridet_core.profiles import TINY_TUNED, Profile
-from nutridet_core.store import is_complete, read_manifest
 
 
 def predict_files(context: Context, photos: Sequence[Path], *, model: Path | None, out: Path) -> Iterator[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nutridet_core.compare import compare
-from nutridet_core.evaluate import load_samples, load_scores
-from nutridet_core.model_card import Card, write_model_card
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable, seal, writing
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.evaluate import load_samples, load_scores
 from nutridet_core.pipeline.baseline import BASELINE
 from nutridet_core.pipeline.comparison import leaderboard_rows
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, subject, weight_bytes
+from nutridet_core.release.model_card import Card, write_model_card
+from nutridet_core.release.triton import engine_arguments, write_repository
 from nutridet_core.report import Row
-from nutridet_core.store import Manifest, digest, read_manifest, reusable, seal, writing
-from nutridet_core.triton import engine_arguments, write_repository
 
 _INTENDED_USE = (
     "Finding nutrition tables in photos of packaged food, as the first step of reading them. "

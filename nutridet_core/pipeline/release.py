@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nutridet_core import gate
-from nutridet_core.audits import audit_fp8, audit_merge
-from nutridet_core.compare import compare
-from nutridet_core.evaluate import load_samples, load_scores
-from nutridet_core.locks import claimed
+from nutridet_core.artifacts.locks import claimed
+from nutridet_core.artifacts.store import Manifest, is_complete, read_manifest, reusable, seal, write_json, writing
+from nutridet_core.evaluation import gate
+from nutridet_core.evaluation.audits import audit_fp8, audit_merge
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.evaluate import load_samples, load_scores
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.pipeline.comparison import best_experiment
 from nutridet_core.pipeline.context import Context, score_model
 from nutridet_core.pipeline.inputs import keep_training_inputs
 from nutridet_core.pipeline.training import chosen_checkpoint
-from nutridet_core.registry import CHAMPION, Registry, Release, may_replace, open_registry
-from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest, is_complete, read_manifest, reusable, seal, write_json, writing
+from nutridet_core.release.registry import CHAMPION, Registry, Release, may_replace, open_registry
 
 POINTER = "release.json"
 REPORT = "parity.json"
@@ -27,7 +27,7 @@ REPORT = "parity.json"
 
 def merge_best(context: Context, names: Sequence[str]) -> Manifest:
     """Merge the best experiment's chosen checkpoint into pristine weights."""
-    from nutridet_core.merge import merge
+    from nutridet_core.release.merge import merge
 
     winner = best_experiment(context, names)
     checkpoint = chosen_checkpoint(context, winner)
@@ -40,7 +40,7 @@ def merge_best(context: Context, names: Sequence[str]) -> Manifest:
 
 def quantize_merged(context: Context) -> Manifest:
     """The current release in FP8."""
-    from nutridet_core.quantize import quantize
+    from nutridet_core.release.quantize import quantize
 
     release = current_release(context)["release"]
     context.log(f"release {release}: to FP8")

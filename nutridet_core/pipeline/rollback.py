@@ -1,7 +1,7 @@
 """Rollback: the champion's alias given back to the version before it, or to one that an operator names.
 
 Belongs here: which version that is, and what must hold before the alias moves. Does not belong here: the
-registry's tags (`registry`), or asking the operator (`cli`). Gateways that serve the alias follow it.
+registry's tags (`release.registry`), or asking the operator (`cli`). Gateways that serve the alias follow it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nutridet_core.errors import ArtifactError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import model_registry
-from nutridet_core.registry import CHAMPION, Registry
+from nutridet_core.release.registry import CHAMPION, Registry
 
 _NAME_ONE = "Name the version that shall be champion: nutridet rollback --to VERSION."
 

@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nutridet_core.audits import Audit, audit_adapter_active, audit_contract
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.locks import claimed
+from nutridet_core.artifacts.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
-from nutridet_core.evaluate import load_scores
-from nutridet_core.layout import checkpoints
-from nutridet_core.locks import claimed
+from nutridet_core.evaluation.audits import Audit, audit_adapter_active, audit_contract
+from nutridet_core.evaluation.evaluate import load_scores
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.pipeline.adapted import AdaptedBase
 from nutridet_core.pipeline.context import Context, score_model, scores_config
-from nutridet_core.scores import Scores
-from nutridet_core.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
 
 if TYPE_CHECKING:
     from nutridet_core.features import FeatureStore
-    from nutridet_core.trainer import TrainingRun
+    from nutridet_core.training.trainer import TrainingRun
 
 CHOICE = "choice.json"
 
@@ -28,8 +28,8 @@ CHOICE = "choice.json"
 def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
     """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
     from nutridet_core.features import FeatureStore
-    from nutridet_core.ranks import Ranks
-    from nutridet_core.train import train
+    from nutridet_core.training.ranks import Ranks
+    from nutridet_core.training.train import train
 
     ranks, features = Ranks.join(), FeatureStore()
     runs = [_run(context, name) for name in names]
@@ -42,7 +42,7 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
 
 
 def _run(context: Context, name: str) -> TrainingRun:
-    from nutridet_core.trainer import TrainingRun
+    from nutridet_core.training.trainer import TrainingRun
 
     folder = context.layout.adapter(name)
     return TrainingRun(
@@ -52,7 +52,7 @@ def _run(context: Context, name: str) -> TrainingRun:
 
 def _train_recorded(context: Context, runs: Sequence[TrainingRun], features: FeatureStore) -> list[Manifest]:
     """Train, and tell MLflow; of several ranks, the first one does."""
-    from nutridet_core.plan import memory_notices
+    from nutridet_core.training.plan import memory_notices
 
     for notice in memory_notices(context.profile, [run.experiment for run in runs]):
         context.log(notice)
@@ -65,7 +65,7 @@ def _train_recorded(context: Context, runs: Sequence[TrainingRun], features: Fea
 
 
 def _train_one(context: Context, run: TrainingRun, features: FeatureStore) -> Manifest:
-    from nutridet_core.train import train
+    from nutridet_core.training.train import train
 
     run_id = context.open_run(run.experiment.name, run.config, stage="training")
     context.tracker.describe(run_id, run.experiment.summary)

@@ -1,6 +1,6 @@
 """Plots of what changes while a model is in use: scores over the weeks, photos against those of training.
 
-Belongs here: drawing. Does not belong here: measuring photos or judging a shift (`drift`).
+Belongs here: drawing. Does not belong here: measuring photos or judging a shift (`evaluation.drift`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nutridet_core.evaluation.scores import Estimate
 from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, panels_of, render
-from nutridet_core.scores import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

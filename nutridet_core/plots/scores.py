@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nutridet_core.evaluation.scores import Estimate
 from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, legend, panels_of, render
-from nutridet_core.scores import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

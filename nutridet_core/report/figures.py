@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from nutridet_core import plots
-from nutridet_core.compare import Comparison
+from nutridet_core.evaluation.compare import Comparison
 from nutridet_core.report.rows import Curve, Row
 from nutridet_core.report.wording import full_text, signed_text, size_text, time_text
 

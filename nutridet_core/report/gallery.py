@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from nutridet_core.evaluation.scores import Sample
 from nutridet_core.overlay import add_strip, contact_sheet, mark_boxes
 from nutridet_core.report.outcomes import Outcome, outcome
-from nutridet_core.scores import Sample
 
 PER_GROUP = 6
 _TILE_SIDE = 420  # px: two beside each other on a phone's screen are still sharp

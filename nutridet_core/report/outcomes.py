@@ -1,7 +1,7 @@
 """What became of each photo: right, or the first thing that went wrong.
 
 Belongs here: sorting samples into outcomes that exclude each other, so that a row's counts add up
-to its photos. Does not belong here: metrics (`scores`).
+to its photos. Does not belong here: metrics (`evaluation.scores`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from nutridet_core.answers import Problem
-from nutridet_core.scores import Sample
+from nutridet_core.evaluation.scores import Sample
 
 FOUND = 0.5
 """IoU from which a table counts as found."""

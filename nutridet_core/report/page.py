@@ -18,14 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from nutridet_core import plots
-from nutridet_core.compare import Comparison
+from nutridet_core.artifacts.store import write_json, write_text
+from nutridet_core.evaluation.compare import Comparison
+from nutridet_core.evaluation.scores import Sample
 from nutridet_core.report import figures, wording
 from nutridet_core.report.gallery import Group, gallery_sheet, make_gallery
 from nutridet_core.report.outcomes import MEANING, Outcome, count_outcomes, outcome
 from nutridet_core.report.rows import HEADLINE, Curve, Row, json_ready, leaderboard_csv, rank
 from nutridet_core.report.verdict import Finding, find, verdict
-from nutridet_core.scores import Sample
-from nutridet_core.store import write_json, write_text
 
 REPORT = "report.html"
 _QUOTED_ANSWERS = 6

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nutridet_core.evaluation.scores import Sample, Scores
 from nutridet_core.report.wording import full_text, label
-from nutridet_core.scores import Sample, Scores
 
 Kind = Literal["prior", "baseline", "peer", "experiment", "release"]
 FINE_TUNED: frozenset[Kind] = frozenset({"experiment", "release"})

@@ -1,6 +1,6 @@
 """What won and whether that is real: sentences that follow from paired intervals, never from the order alone.
 
-Belongs here: the headline and its reservations. Does not belong here: the gate (`audits`), which
+Belongs here: the headline and its reservations. Does not belong here: the gate (`evaluation.audits`), which
 decides by the same intervals.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nutridet_core.compare import Comparison, compare
 from nutridet_core.errors import DataError
+from nutridet_core.evaluation.compare import Comparison, compare
+from nutridet_core.evaluation.scores import Estimate
 from nutridet_core.report.rows import Curve, Row, rank
 from nutridet_core.report.wording import counted, full_text, signed_text
-from nutridet_core.scores import Estimate
 
 Verdict = Literal["better", "worse", "not told apart"]
 

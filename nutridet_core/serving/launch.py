@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.errors import SettingsError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.serving.detector import Detector
@@ -19,7 +20,6 @@ from nutridet_core.serving.gateway import Background
 from nutridet_core.serving.holder import Holder, Identity, Served, follow
 from nutridet_core.serving.vllm_command import VllmOptions
 from nutridet_core.serving.weights import Alias, Precision, Weights, find_alias, find_beside, find_weights
-from nutridet_core.store import read_manifest
 
 
 class EngineKind(StrEnum):

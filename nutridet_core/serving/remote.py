@@ -20,8 +20,8 @@ from nutridet_core.answers import without_terminators
 from nutridet_core.data.photos import Photo
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_messages
+from nutridet_core.release.triton import MODEL, example_request
 from nutridet_core.serving.engine import EngineError, Reply
-from nutridet_core.triton import MODEL, example_request
 
 _CONNECT_SECONDS = 5.0
 _IDLE_SECONDS = 2.0  # vLLM closes idle connections after 5 s, perhaps just as one is used again

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.boxes import Box
 from nutridet_core.errors import SettingsError
-from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.profiles import Profile
+from nutridet_core.release.triton import engine_arguments
 from nutridet_core.serving.in_vllm import answer_drafts
-from nutridet_core.triton import engine_arguments
 
 NAME = "nutridet"
 _NOWHERE = "none.invalid"  # RFC 2606: the one domain that photos may be fetched from does not exist

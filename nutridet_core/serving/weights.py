@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nutridet_core.artifacts.store import MANIFEST, digest, is_complete, read_manifest
 from nutridet_core.errors import ArtifactError, SettingsError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry
 from nutridet_core.prompts import Contract
-from nutridet_core.registry import CHAMPION, Registry
+from nutridet_core.release.registry import CHAMPION, Registry
 from nutridet_core.serving.holder import Identity
-from nutridet_core.store import MANIFEST, digest, is_complete, read_manifest
 
 Precision = Literal["merged", "fp8"]
 _PRECISIONS: dict[str, Precision] = {"merged": "merged", "fp8": "fp8"}

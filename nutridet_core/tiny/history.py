@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nutridet_core.artifacts.store import Manifest, read_manifest
 from nutridet_core.profiles import TINY_WEIGHTS
 from nutridet_core.settings import Settings
-from nutridet_core.store import Manifest, read_manifest
 from nutridet_core.tracking import open_tracker
 
 EXPERIMENT = "nutridet/tiny-pretraining"

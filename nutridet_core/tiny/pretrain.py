@@ -3,7 +3,7 @@
     torchrun --nproc-per-node gpu -m nutridet_core.tiny.pretrain --out nutridet_core/tiny/base --minutes 18
 
 Belongs here: the loop that makes the base weights, on one or several GPUs; it goes on from its own state.
-Does not belong here: fine-tuning (`train`). What it looks at is in `views`, what it learns from in `network`.
+Does not belong here: fine-tuning (`training.train`). What it looks at is in `views`, what it learns from in `network`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen2VLForConditionalGeneration
 
+from nutridet_core.artifacts.store import Manifest, seal, writing
 from nutridet_core.models import count_parameters
 from nutridet_core.profiles import TINY
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import Manifest, seal, writing
 from nutridet_core.tiny import architecture
 from nutridet_core.tiny.encoder import Encoder, Text
 from nutridet_core.tiny.network import Trainee, take_short_ways
 from nutridet_core.tiny.recipe import Recipe
 from nutridet_core.tiny.views import Batch, Stacks
+from nutridet_core.training.ranks import Ranks
 
 EMA_EVERY = 5
 _CLOCK_EVERY = 20  # steps between two looks at the clock, which all ranks share

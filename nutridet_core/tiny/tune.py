@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from nutridet_core.artifacts.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checkpoints
+from nutridet_core.artifacts.store import Manifest, digest, seal, writing
 from nutridet_core.data.dataset import DatasetSpec, prepare_dataset
 from nutridet_core.experiments import EXPERIMENTS
-from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checkpoints
 from nutridet_core.profiles import TINY
-from nutridet_core.store import Manifest, digest, seal, writing
-from nutridet_core.train import train
-from nutridet_core.trainer import TrainingRun
+from nutridet_core.training.train import train
+from nutridet_core.training.trainer import TrainingRun
 
 SOURCE = "generated:900:500000"
 """Photos of a seed that no test uses."""

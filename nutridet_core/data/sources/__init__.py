@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nutridet_core.artifacts.store import digest, file_sha256
 from nutridet_core.data.examples import Candidate
 from nutridet_core.data.sources.coco import read_coco
 from nutridet_core.data.sources.generated import read_generated
@@ -24,7 +25,6 @@ from nutridet_core.data.sources.hub import read_hub, read_parquet
 from nutridet_core.data.sources.imagefolder import read_imagefolder
 from nutridet_core.data.sources.index import to_folder
 from nutridet_core.errors import SettingsError
-from nutridet_core.store import digest, file_sha256
 
 NAMED_BY_FILE = frozenset({"coco", "imagefolder"})
 """Sources whose photos are called what their files are called: a name says nothing about another folder's photos."""

@@ -2,7 +2,7 @@
 
 Belongs here: that schema. Boxes are unit `(y_min, x_min, y_max, x_max)`; all categories
 (nutrition-table, -small, -small-energy, -text) become the one class and are counted. The hub's
-`val` is the test split here; its `train` is divided into training and selection.
+`val` is the test split here; its `training.train` is divided into training and selection.
 
 The photos are CC BY-SA 3.0, the annotations ODbL. No revision is built in: the repository's commits
 could not be seen where this was written, so the user names one (`hub@REVISION`).
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.hub import Remote, fetch, is_commit
 from nutridet_core.data.examples import Candidate, Split
 from nutridet_core.data.sources.index import get_barcode, to_numbers
 from nutridet_core.errors import ArtifactError, DataError, SettingsError
-from nutridet_core.hub import Remote, fetch, is_commit
 
 REPO = "openfoodfacts/nutrition-table-detection"
 _COLUMNS = ("image_id", "image", "width", "height", "meta", "objects")

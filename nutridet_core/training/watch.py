@@ -1,7 +1,7 @@
 """Watching a training: progress in words and numbers, the first gradients, checkpoints.
 
 Belongs here: what happens at each of the trainer's events. Does not belong here: setting the trainer up
-(`train`), or what an audit looks at (`audits`).
+(`train`), or what an audit looks at (`evaluation.audits`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from nutridet_core.audits import Audit, audit_gradients
+from nutridet_core.artifacts.store import Manifest, seal
+from nutridet_core.evaluation.audits import Audit, audit_gradients
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import Manifest, seal
+from nutridet_core.training.ranks import Ranks
 
 _SECONDS_BETWEEN_LINES = 10
 

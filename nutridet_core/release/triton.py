@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nutridet_core.artifacts.store import write_json, write_text
 from nutridet_core.profiles import Profile
-from nutridet_core.store import write_json, write_text
 
 MODEL = "nutridet"
 _CONFIG = """backend: "vllm"

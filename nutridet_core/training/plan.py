@@ -1,7 +1,7 @@
 """What a run will take: files from the hub, disk and GPU memory, said before anything of it begins.
 
 Belongs here: counting on a copy of the network that has no weights, and the estimate of memory. Does not
-belong here: refusing for want of space (`disk`), or measuring what a run took (`train`).
+belong here: refusing for want of space (`artifacts.disk`), or measuring what a run took (`train`).
 
 The estimate is a formula that was fitted to Qwen2-VL-7B on an H100 (`tests/test_plan.py` has the figures, and holds
 the formula to within 10 % of each).
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nutridet_core.activations import MEMORY_SHARE, step_bytes, tokens_of, vision_bytes
+from nutridet_core.artifacts.disk import free_bytes, gigabytes
+from nutridet_core.artifacts.hub import Remote, RemoteFile, cache_folder, fetch, list_files
 from nutridet_core.data.sources.hub import remote as photos_at
-from nutridet_core.disk import free_bytes, gigabytes
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
-from nutridet_core.hub import Remote, RemoteFile, cache_folder, fetch, list_files
 from nutridet_core.models import Source, base_source
 from nutridet_core.profiles import Profile
 from nutridet_core.settings import Settings
+from nutridet_core.training.activations import MEMORY_SHARE, step_bytes, tokens_of, vision_bytes
 
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Of a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (arXiv 2305.14314)."""

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nutridet_core import average_precision
 from nutridet_core.answers import FAILURES, Form, Problem
 from nutridet_core.boxes import Box, iou_matrix
+from nutridet_core.evaluation import average_precision
 
 THRESHOLDS = (0.5, 0.75, 0.9)
 RESAMPLES = 2000

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nutridet_core.audits import Audit
 from nutridet_core.data.dataset import load_records, photo_files
 from nutridet_core.data.examples import Record, Split
-from nutridet_core.scores import Estimate
+from nutridet_core.evaluation.audits import Audit
+from nutridet_core.evaluation.scores import Estimate
 
 ALPHA = 0.01
 LEAST_DISTANCE = 0.2

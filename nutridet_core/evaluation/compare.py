@@ -1,7 +1,7 @@
 """Comparison of two subjects on the same photos, by paired bootstrap.
 
 Belongs here: differences and their intervals. Does not belong here: what is done about them
-(`audits` and the promotion gate in `registry`).
+(`audits` and the promotion gate in `release.registry`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nutridet_core.errors import DataError
-from nutridet_core.scores import Estimate, Sample, Scores, Tally, bootstrap_weights, interval
+from nutridet_core.evaluation.scores import Estimate, Sample, Scores, Tally, bootstrap_weights, interval
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nutridet_core.artifacts.store import Manifest, read_manifest, seal, write_json, writing
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.data.examples import Record, Split
+from nutridet_core.evaluation.scores import Sample, Scores, score
 from nutridet_core.profiles import Profile
-from nutridet_core.scores import Sample, Scores, score
-from nutridet_core.store import Manifest, read_manifest, seal, write_json, writing
 
 if TYPE_CHECKING:
     from nutridet_core.predict import Batches

@@ -1,7 +1,7 @@
 """Adapters trained elsewhere: rewritten under today's module names and merged under this project's contract.
 
 Belongs here: what a foreign adapter needs before `merge` takes it. Does not belong here: adapters of this
-project, which are sealed where they are trained (`watch`) and refused when their names do not fit (`models`).
+project, which are sealed where they are trained (`training.watch`) and refused when their names do not fit (`models`).
 
 Until transformers 4.52 the layers of a Qwen2-VL were called `model.layers` and its tower `visual`; since then
 `model.language_model.layers` and `model.visual`. PEFT only warns about keys that it cannot place.
@@ -15,11 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nutridet_core.artifacts.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from nutridet_core.artifacts.store import Manifest, seal, write_json
 from nutridet_core.errors import ArtifactError
-from nutridet_core.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from nutridet_core.merge import merge
 from nutridet_core.profiles import Profile
-from nutridet_core.store import Manifest, seal, write_json
+from nutridet_core.release.merge import merge
 
 _PREFIX = "base_model.model."
 _RENAMED = (

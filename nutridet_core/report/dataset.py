@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nutridet_core.artifacts.store import Manifest, read_manifest, reusable, seal, write_json, writing
 from nutridet_core.data.dataset import SET_ASIDE, load_records, open_photos
 from nutridet_core.data.examples import SPLITS, Record, Split
+from nutridet_core.evaluation.priors import trivial_priors
 from nutridet_core.overlay import contact_sheet, mark_boxes
-from nutridet_core.priors import trivial_priors
-from nutridet_core.store import Manifest, read_manifest, reusable, seal, write_json, writing
 
 REPORT, SHEET, DISTRIBUTIONS = "report.json", "samples.png", "distributions.png"
 _TILES, _COLUMNS, _TILE_PX = 18, 6, 260

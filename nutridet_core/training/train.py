@@ -2,7 +2,7 @@
 
 Belongs here: the course of a training, its audits, its checkpoints. Does not belong here: the trainer's set-up
 (`trainer`), what is trained (`experiments`), on what (`profiles`), what happens meanwhile (`watch`), or what
-the checkpoints are worth (`evaluate`).
+the checkpoints are worth (`evaluation.evaluate`).
 
 Every epoch leaves a sealed checkpoint. A killed run continues from the newest one that has all those before it.
 A damaged one is deleted, never used, and so are those after it: a curve with an epoch missing would lead to another
@@ -21,17 +21,17 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from nutridet_core.audits import Audit, audit_labels, audit_modules
-from nutridet_core.disk import require_space
+from nutridet_core.artifacts.disk import require_space
+from nutridet_core.artifacts.layout import checkpoints
+from nutridet_core.artifacts.store import MANIFEST, Manifest, digest, read_manifest, reusable, seal
 from nutridet_core.errors import ArtifactError, SettingsError
+from nutridet_core.evaluation.audits import Audit, audit_labels, audit_modules
 from nutridet_core.features import FeatureStore, cache_features
-from nutridet_core.layout import checkpoints
 from nutridet_core.models import base_source, count_parameters, load_processor
 from nutridet_core.prompts import prompt_text
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import MANIFEST, Manifest, digest, read_manifest, reusable, seal
-from nutridet_core.trainer import PLACEHOLDERS, TrainingRun, build_trainer
-from nutridet_core.watch import Watch
+from nutridet_core.training.ranks import Ranks
+from nutridet_core.training.trainer import PLACEHOLDERS, TrainingRun, build_trainer
+from nutridet_core.training.watch import Watch
 
 _AUDITED_ROWS = 16
 

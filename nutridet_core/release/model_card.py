@@ -18,15 +18,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from nutridet_core.artifacts.store import Manifest, write_text
 from nutridet_core.boxes import Box
-from nutridet_core.compare import Comparison
+from nutridet_core.evaluation.compare import Comparison
 from nutridet_core.families import get_family
 from nutridet_core.prompts import Contract, prompt_messages
 from nutridet_core.report import wording
 from nutridet_core.report.outcomes import MEANING, Outcome, count_outcomes
 from nutridet_core.report.rows import HEADLINE, Row, rank
 from nutridet_core.report.verdict import headline, reference_of, verdict
-from nutridet_core.store import Manifest, write_text
 
 TASK = "image-text-to-text"
 _EXAMPLE = Box(0.25, 0.5, 0.75, 0.875)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nutridet_core.disk import require_space
+from nutridet_core.artifacts.disk import require_space
 from nutridet_core.errors import ArtifactError, SettingsError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")

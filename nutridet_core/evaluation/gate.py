@@ -1,7 +1,7 @@
 """The gate: every blocking check of a release, read again from the manifests.
 
 Belongs here: which audits an artefact must carry. Does not belong here: carrying them out (`audits`).
-Dagster's checks show what these functions return; `registry` calls them itself, so the gate binds
+Dagster's checks show what these functions return; `release.registry` calls them itself, so the gate binds
 also where no orchestrator runs.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nutridet_core.audits import Audit, audit_parse_failures
+from nutridet_core.artifacts.layout import Layout
+from nutridet_core.artifacts.store import Manifest, digest, read_manifest
 from nutridet_core.data.dataset import check_boxes, check_splits
 from nutridet_core.errors import AuditError
-from nutridet_core.evaluate import load_scores
-from nutridet_core.layout import Layout
-from nutridet_core.store import Manifest, digest, read_manifest
+from nutridet_core.evaluation.audits import Audit, audit_parse_failures
+from nutridet_core.evaluation.evaluate import load_scores
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "adapter": ("label_audit", "module_audit", "gradient_audit"),

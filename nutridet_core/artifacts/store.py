@@ -1,7 +1,7 @@
 """Artefacts on disk: a folder exists when its manifest does, and the manifest is written last.
 
 Belongs here: manifests, hashes, atomic writes. Does not belong here: what an artefact means
-(`pipeline`) or who may use it (`audits`).
+(`pipeline`) or who may use it (`evaluation.audits`).
 
 A writer fills a temporary sibling folder, every file is hashed and flushed, the manifest goes in
 last, and one `os.replace` puts the folder in its place. A reader that finds no valid manifest
@@ -30,8 +30,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nutridet_core.artifacts.locks import claimed, turn_in
 from nutridet_core.errors import ArtifactError
-from nutridet_core.locks import claimed, turn_in
 
 MANIFEST = "nutridet.json"
 _REMEDY = "Make it (again): materialise its asset, or run the command that writes it."

@@ -19,12 +19,12 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from nutridet_core.activations import KeepWhatFits
+from nutridet_core.artifacts.layout import ADAPTER_WEIGHTS
+from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_split
 from nutridet_core.errors import SettingsError
 from nutridet_core.experiments import Experiment
-from nutridet_core.layout import ADAPTER_WEIGHTS
 from nutridet_core.models import (
     base_source,
     compile_layers,
@@ -35,8 +35,8 @@ from nutridet_core.models import (
 )
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
-from nutridet_core.ranks import Ranks
-from nutridet_core.store import read_manifest
+from nutridet_core.training.activations import KeepWhatFits
+from nutridet_core.training.ranks import Ranks
 
 TERMINATOR = "<|im_end|>\n"
 """What ends a turn in ChatML. Without it in the loss a model never learns to stop."""

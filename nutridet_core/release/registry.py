@@ -1,7 +1,7 @@
 """The model registry: a version is a release, merged and FP8 weights that passed the gate together.
 
 Belongs here: versions, aliases, promotion and its record. Does not belong here: what a release must pass
-(`gate`), or which version an operator wants back (`pipeline.rollback`).
+(`evaluation.gate`), or which version an operator wants back (`pipeline.rollback`).
 
 `challenger` is the newest version that passed; `champion` is the one in use. Weights stay where
 they are, in a folder of their own that no later run overwrites; the version carries their paths and
@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutridet_core.compare import Comparison
+from nutridet_core.artifacts.store import digest, read_manifest
 from nutridet_core.errors import ArtifactError
+from nutridet_core.evaluation.compare import Comparison
 from nutridet_core.settings import Settings
-from nutridet_core.store import digest, read_manifest
 from nutridet_core.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:

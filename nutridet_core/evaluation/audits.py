@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nutridet_core.compare import Comparison
+from nutridet_core.artifacts.store import Manifest
 from nutridet_core.errors import AuditError
+from nutridet_core.evaluation.compare import Comparison
+from nutridet_core.evaluation.scores import Scores
 from nutridet_core.families import TOWERS, Family, Tower, lora_pattern
 from nutridet_core.prompts import Contract
-from nutridet_core.scores import Scores
-from nutridet_core.store import Manifest
 
 MERGE_TOLERANCE = 0.01
 """Largest change of mean IoU by merging; the same adapter re-run moves by .005 to .008 across stacks."""

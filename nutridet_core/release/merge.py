@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from nutridet_core.audits import audit_merged_base
-from nutridet_core.disk import require_space
+from nutridet_core.artifacts.disk import require_space
+from nutridet_core.artifacts.store import Manifest, read_manifest, reusable, seal, writing
 from nutridet_core.errors import ArtifactError
+from nutridet_core.evaluation.audits import audit_merged_base
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
 from nutridet_core.profiles import Profile
-from nutridet_core.store import Manifest, read_manifest, reusable, seal, writing
 
 MAX_SHARD_SIZE = "4GB"
 

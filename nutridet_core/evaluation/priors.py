@@ -17,7 +17,7 @@ from nutridet_core.boxes import FULL_IMAGE, Box, as_array
 from nutridet_core.data.dataset import load_records
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import DataError
-from nutridet_core.scores import Sample, Scores, score
+from nutridet_core.evaluation.scores import Sample, Scores, score
 
 
 @dataclass(frozen=True)
