@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """What answers them: in each replica, a vLLM that each replica starts, or a server that runs already."""
     detection_url: str | None = None
     """Of that server."""
+    detection_local: bool = False
+    """Answer them in the worker itself, without Ray."""
     reevaluation_cron: str = "0 6 * * 1"
     """When `champion` is scored again: Mondays at 6."""
     alert_webhook: SecretStr | None = None

@@ -163,6 +163,7 @@ def collection_request(context: Context) -> Request:
         context.layout.collection(settings.collection),
         engine=settings.detection_engine,
         url=settings.detection_url,
+        local=settings.detection_local,
         column=settings.collection_column,
     )
 
