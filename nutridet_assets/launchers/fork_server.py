@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def modules_of(verb: str) -> list[str]:
     """What a verb imports."""
-    modules = [f"nutridet_core.pipeline.{worker.VERBS[verb]}"]
+    modules = [f"nutridet_core.{worker.VERBS[verb]}"]
     if verb not in _WITHOUT_TRACKING:
         modules += _TRACKING
     if verb not in _WITHOUT_MODEL:
