@@ -220,19 +220,24 @@ def test_an_address_that_is_none_is_told(address: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("available", "wanted", "shards", "expected"),
+    ("nodes", "wanted", "shards", "expected"),
     [
-        ({"CPU": 2.0}, None, 9, (2, 1.0, 0.0)),
-        ({"CPU": 16.0}, 2, 9, (2, 8.0, 0.0)),
-        ({"CPU": 2.0}, 4, 9, (4, 0.5, 0.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, None, 100, (8, 8.0, 1.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, None, 3, (3, 21.0, 1.0)),
+        ([{"CPU": 2.0}], None, 9, (2, 1.0, 0.0)),
+        ([{"CPU": 16.0}], 2, 9, (2, 8.0, 0.0)),
+        ([{"CPU": 2.0}], 4, 9, (4, 0.5, 0.0)),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 1, 9, (1, 1.0, 0.0)),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 3, 9, (3, 0.5, 0.0)),
+        ([{"CPU": 8.0}, {"CPU": 2.0}, {}], 3, 9, (3, 2.0, 0.0)),
+        ([{"CPU": 64.0, "GPU": 8.0}], None, 100, (8, 8.0, 1.0)),
+        ([{"CPU": 32.0, "GPU": 4.0}, {"CPU": 96.0}], None, 100, (4, 8.0, 1.0)),
+        ([{"CPU": 64.0, "GPU": 8.0}], None, 3, (3, 21.0, 1.0)),
     ],
 )
 def test_a_cluster_is_divided_among_replicas(
-    available: dict[str, float], wanted: int | None, shards: int, expected: tuple[int, float, float]
+    nodes: list[dict[str, float]], wanted: int | None, shards: int, expected: tuple[int, float, float]
 ) -> None:
-    resources = share(available, wanted, shards)
+    """What no node has in one piece, Ray would wait for without end."""
+    resources = share(nodes, wanted, shards)
     assert (resources.replicas, resources.cpus, resources.gpus) == expected
 
 

@@ -59,24 +59,35 @@ def score_with_ray(job: Job, shards: Sequence[Shard], wanted: int | None, seen: 
     with cluster():
         import ray
 
-        resources = share(ray.cluster_resources(), wanted, len(shards))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        resources = share(nodes, wanted, len(shards))
         tally = _tally()
         with _watched(tally, seen):
             yield from _outcomes(job, shards, resources, tally)
 
 
-def share(available: dict[str, float], wanted: int | None, shards: int) -> Resources:
-    """Divide a cluster: a GPU for each replica where there are GPUs, and the cores among them.
+def share(nodes: Sequence[dict[str, float]], wanted: int | None, shards: int) -> Resources:
+    """Divide a cluster: a GPU for each replica where there are GPUs, and as many cores as every replica can have.
+
+    Args:
+        nodes: what each has, as Ray tells it. Where some have GPUs, the others are left alone.
 
     Raises:
         SettingsError: when there is nothing to compute on.
     """
-    cores, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    if cores < 1:
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    cores = [node["CPU"] for node in nodes if node.get("CPU") and (not gpus or node.get("GPU"))]
+    if not cores:
         raise SettingsError("has no CPU to give", where="the Ray cluster", remedy="Start a node with --num-cpus.")
-    replicas = min(wanted or int(gpus or cores), shards)
-    cpus = cores / replicas
-    return Resources(replicas, float(int(cpus)) if cpus >= 1 else cpus, min(1.0, gpus / replicas) if gpus else 0.0)
+    replicas = min(wanted or int(gpus or sum(cores)), shards)
+    return Resources(replicas, _cores_for_each(cores, replicas), min(1.0, gpus / replicas))
+
+
+def _cores_for_each(cores: Sequence[float], replicas: int) -> float:
+    """The most that `replicas` can have at the same time; none can be spread over two nodes."""
+    shares = {core / parts for core in cores for parts in range(1, replicas + 1)}
+    most = max(each for each in shares if sum(int(core / each + 1e-9) for core in cores) >= replicas)
+    return float(int(most)) if most >= 1 else most
 
 
 @contextmanager
