@@ -122,9 +122,12 @@ def _outcome(case: Case, code: int) -> str:
 
 
 def _untrue(case: Case, found: dict[str, Any]) -> list[str]:
-    """What may not be so even before anything is mended."""
-    damage = [] if case.damaged else [f"broken: {item}" for item in found["broken"]]
-    return damage + [f"MLflow says finished: {name}" for name in found["claimed"]]
+    """What may not be so even before anything is mended. A damaged artefact's run had finished, and rightly says so."""
+    if case.damaged:
+        return []
+    return [f"broken: {item}" for item in found["broken"]] + [
+        f"MLflow says finished: {name}" for name in found["claimed"]
+    ]
 
 
 def _repeat(case: Case) -> list[str]:
