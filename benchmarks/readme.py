@@ -1,4 +1,5 @@
-"""Fills the tables of README, embedded model's card, docs/performance.md and docs/promises.md from result files.
+"""Fills the tables of README, embedded model's card, docs/performance.md, docs/promises.md
+and docs/large-collections.md from result files.
 
     python -m benchmarks.readme [--check]
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import performance
+from benchmarks.cost import render_batch, render_cost
 from benchmarks.performance import percent, read
 from benchmarks.torture.page import render_torture
 
@@ -20,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PROMISES = ROOT / "docs" / "promises.md"
+COLLECTIONS = ROOT / "docs" / "large-collections.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
@@ -37,6 +40,8 @@ def main(check: bool) -> int:
         (PERFORMANCE, "evaluation", performance.render_evaluation),
         (PERFORMANCE, "smoke", performance.render_smoke),
         (PROMISES, "torture", render_torture),
+        (COLLECTIONS, "batch", render_batch),
+        (COLLECTIONS, "cost", render_cost),
     ]
     differences = 0
     for path, name, rendered in blocks:
