@@ -22,11 +22,6 @@ PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: of `make test`'s two processes, neither should be left alone with it at the end."""
-    items.sort(key=lambda item: item.path.stem != "test_browser")
-
-
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four drawn photos, split."""
