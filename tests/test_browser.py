@@ -26,7 +26,7 @@ from tests.services import Up, gone, up
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-ASSETS = [spec.key for spec in defs.resolve_all_asset_specs()]
+ASSETS = defs.resolve_job_def("pipeline").asset_layer.executable_asset_keys
 CHROMIUM = shutil.which("chromium")
 EXPERIMENT = '[{name}]\nsummary = "language model, rank 16"\nrank = 16\n'
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
