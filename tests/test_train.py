@@ -79,7 +79,7 @@ def test_a_torn_checkpoint_is_never_used(adapter: Path, tmp_path: Path, damage: 
     assert not copy.exists()
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "missing"])
+@pytest.mark.parametrize("damage", ["flipped bit", "flipped bit in the manifest", "missing"])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_no_epoch_is_left_out(
     trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path, damage: str, epoch: int
@@ -91,6 +91,10 @@ def test_no_epoch_is_left_out(
     assert finished(run.folder, run.config) and len(before) == 2
     if damage == "missing":
         shutil.rmtree(before[epoch - 1])
+    elif damage == "flipped bit in the manifest":  # which is valid JSON after it, and names another dataset
+        path = before[epoch - 1] / MANIFEST
+        fingerprint = str(read_manifest(before[epoch - 1]).data_fingerprint)
+        path.write_text(path.read_text().replace(fingerprint, fingerprint[:-1] + chr(ord(fingerprint[-1]) ^ 1)))
     else:
         flip_bit(before[epoch - 1] / "adapter_model.safetensors")
     assert finished(run.folder, run.config) is None

@@ -155,8 +155,8 @@ def _flaw(path: Path, epoch: int, config: dict[str, Any]) -> str | None:
         manifest = read_manifest(path, kind="checkpoint")
     except ArtifactError as error:
         return f"{error.where}: {error.problem}"
-    if manifest.config != {"digest": digest(config)}:
-        return f"{path.name} is of another configuration"
+    if manifest.config != {"digest": digest(config)} or manifest.data_fingerprint != config.get("data_fingerprint"):
+        return f"{path.name} is of another configuration or dataset"
     return None if round(manifest.facts["epoch"]) == epoch else f"no checkpoint of epoch {epoch}"
 
 
