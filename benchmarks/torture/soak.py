@@ -75,12 +75,8 @@ class Soak:
 
     @property
     def bound(self) -> float:
-        """What p99 may be at most, s: twice the time that all places take, and a second of the load's own.
-
-        At the rate of the soak, not of the seconds before it: other programs share the machine, and less of it makes
-        everybody's photos wait longer.
-        """
-        return 2 * PLACES / self.served + 1
+        """What p99 may be at most, s: twice the time that all places take, and a second of the load's own."""
+        return 2 * PLACES / self.capacity + 1
 
     @property
     def mib_by_minute(self) -> list[int]:
