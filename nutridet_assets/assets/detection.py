@@ -13,7 +13,8 @@ from nutridet_assets.assets.declare import asset
 from nutridet_assets.partitions import collection_parts
 from nutridet_assets.resources import Results, Worker, artifacts
 from nutridet_core.artifacts.layout import collection_name
-from nutridet_core.artifacts.store import MANIFEST, digest
+from nutridet_core.artifacts.store import digest
+from nutridet_core.collection.listing import LISTING, read_parts
 from nutridet_core.settings import Settings
 
 
@@ -22,18 +23,17 @@ def collection_listing(context: dg.AssetExecutionContext, worker: Worker) -> Res
     """The photos of the collection, in parts; a look at it adds partitions of `detections` for those that are new."""
     facts = yield from worker.run(context, "list_collection")
     address = Settings().collection or ""
-    parts = _parts(artifacts().collection(address) / "listing")
-    names = [f"{collection_name(address)}.{folder.name}" for folder in parts]
+    parts = read_parts(artifacts().collection(address) / LISTING)
+    names = [f"{collection_name(address)}.{part.name}" for part in parts]
     context.instance.add_dynamic_partitions(str(collection_parts.name), names)
-    counts = {folder.name: metadata.facts(folder)["photos"] for folder in parts}
     yield dg.MaterializeResult(
         metadata={
             "collection": address,
             **metadata.numbers(facts),
-            "photos": sum(counts.values()),
-            "parts": metadata.rows(("part", "photos"), [(name, str(count)) for name, count in counts.items()]),
+            "photos": sum(part.photos for part in parts),
+            "parts": metadata.rows(("part", "photos"), [(part.name, str(part.photos)) for part in parts]),
         },
-        data_version=dg.DataVersion(digest([metadata.version(folder).value for folder in parts])),
+        data_version=dg.DataVersion(digest([part.digest for part in parts])),
     )
 
 
@@ -49,7 +49,3 @@ def detections(context: dg.AssetExecutionContext, worker: Worker) -> Results:
         shown = {**metadata.numbers(counts), **metadata.numbers(found), **metadata.picture(folder / "sheet.jpg")}
         context.add_asset_metadata({**shown, **metadata.artifact(folder)}, partition_key=name)
     yield dg.MaterializeResult(data_version=metadata.version(*folders))
-
-
-def _parts(listing: Path) -> list[Path]:
-    return sorted(path for path in listing.iterdir() if (path / MANIFEST).is_file() and not path.name.startswith("."))

@@ -29,7 +29,7 @@ REQUEST_BYTES = 2**17
 """Arguments and environment of a worker; Linux takes no longer single message by default."""
 _TRACKING = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor")
 _MODEL = ("features", "predict", "release.merge", "release.quantize", "training.train")
-_WITHOUT_TRACKING = {"prepare_dataset", "report_dataset"}
+_WITHOUT_TRACKING = {"prepare_dataset", "report_dataset", "list_collection"}
 _WITHOUT_MODEL = {"score_peer", "build_leaderboard", "register_release", "write_card", *_WITHOUT_TRACKING}
 
 

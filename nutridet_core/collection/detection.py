@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,10 +22,10 @@ from pathlib import Path
 from nutridet_core.artifacts.locks import claimed
 from nutridet_core.artifacts.store import Manifest, digest, read_manifest
 from nutridet_core.collection.files import Files, open_files
-from nutridet_core.collection.listing import Listing, Part, read_parts, update
+from nutridet_core.collection.listing import LISTING, Listing, Part, read_parts, update
 from nutridet_core.collection.progress import Progress
 from nutridet_core.collection.replica import Job, Outcome, Shard, score_here
-from nutridet_core.collection.shards import Target
+from nutridet_core.collection.shards import Target, total
 from nutridet_core.collection.summary import summarise
 from nutridet_core.errors import ArtifactError, SettingsError
 from nutridet_core.pipeline.context import Context
@@ -84,14 +83,12 @@ class Detections:
     @property
     def photos(self) -> int:
         """In all parts."""
-        return sum(int(manifest.facts["counts"]["photos"]) for manifest in self.parts)
+        return total(self.parts)["photos"]
 
     @property
     def text(self) -> str:
         """In one line."""
-        counts: Counter[str] = Counter()
-        for manifest in self.parts:
-            counts.update(manifest.facts["counts"])
+        counts = total(self.parts)
         problems = ", ".join(f"{counts[name]} {name.partition(': ')[2]}" for name in sorted(counts) if ": " in name)
         return (
             f"{counts['photos']} photos: {counts['with_box']} with a table, {counts['no_box']} without, "
@@ -108,7 +105,7 @@ def list_photos(context: Context, request: Request) -> Listing:
     """
     files = open_files(request.collection)
     with _claimed(request.out):
-        listing = update(request.out / "listing", files, column=request.column, shard=request.shard)
+        listing = update(request.out / LISTING, files, column=request.column, shard=request.shard)
     context.log(f"{files.uri}: {listing.text}")
     return listing
 
@@ -124,7 +121,7 @@ def detect(context: Context, request: Request, names: Sequence[str] | None = Non
     """
     files = open_files(request.collection)
     with _claimed(request.out):
-        parts = _named(read_parts(request.out / "listing"), names)
+        parts = _named(read_parts(request.out / LISTING), names)
         job = _job(context, request, files)
         _answer(context, request, job, parts)
         return Detections(job.target.folder, tuple(summarise(job, part) for part in parts))

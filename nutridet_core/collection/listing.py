@@ -23,6 +23,8 @@ from nutridet_core.collection.references import Reference, list_references
 from nutridet_core.errors import ArtifactError
 
 KIND = "collection_part"
+LISTING = "listing"
+"""Folder of the parts, beside what was found in them."""
 SHARDS_IN_PART = 100
 """A part is a partition of the asset `detections`: 100,000 photos, if a shard has 1,000."""
 _FILE = "references.parquet"

@@ -10,7 +10,7 @@ have worked on it: one whose node died is begun again, one that two have finishe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,14 @@ def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         else:
             found["failed_answer" if row["failed"] else "no_box"] += 1
     return dict(found)
+
+
+def total(manifests: Iterable[Manifest]) -> Counter[str]:
+    """The counts of several shards or parts, added up."""
+    counts: Counter[str] = Counter()
+    for manifest in manifests:
+        counts.update(manifest.facts["counts"])
+    return counts
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ Belongs here: adding up shards, and the sheet. Does not belong here: drawing (`o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from nutridet_core.collection.files import MissingError
 from nutridet_core.collection.listing import Part
 from nutridet_core.collection.references import WHOLE, Reference, open_references
 from nutridet_core.collection.replica import Job
-from nutridet_core.collection.shards import read_rows
+from nutridet_core.collection.shards import read_rows, total
 from nutridet_core.data.photos import load_photo
 from nutridet_core.errors import ArtifactError
 from nutridet_core.overlay import contact_sheet, draw_boxes
@@ -55,9 +54,7 @@ def summarise(job: Job, part: Part) -> Manifest:
 
 
 def _facts(shards: list[Manifest]) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    for manifest in shards:
-        counts.update(manifest.facts["counts"])
+    counts = total(shards)
     seconds = sum(manifest.facts["seconds"] for manifest in shards)
     return {
         "counts": dict(counts),
