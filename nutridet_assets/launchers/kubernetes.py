@@ -32,6 +32,7 @@ from nutridet_core.settings import Settings
 T = TypeVar("T")
 
 _POLL_SECONDS = 1.0
+_GRACE = int(GRACE_SECONDS)
 _PATIENCE_SECONDS = 120.0
 """For an API server that does not answer: it may be restarting."""
 _LOG_SECONDS = 60.0
@@ -122,8 +123,7 @@ class Pod:
             reason = state.waiting.reason if state is not None else None
             if reason in _HOPELESS:
                 raise NutridetError(f"pod {self.name} cannot start: {reason}: {state.waiting.message}")
-            if pod.status.phase == "Failed":
-                raise NutridetError(f"pod {self.name} failed: {pod.status.reason}: {pod.status.message}")
+            self._require_not_failed(pod)
             self._tell(_obstacle(pod) or reason or "Pending")
             time.sleep(_POLL_SECONDS)
 
@@ -138,14 +138,13 @@ class Pod:
                 if state.terminated.reason not in {"Completed", "Error"}:
                     print(f"the container ended: {state.terminated.reason}", flush=True)
                 return int(state.terminated.exit_code)
-            if pod.status.phase == "Failed":
-                raise NutridetError(f"pod {self.name} failed: {pod.status.reason}: {pod.status.message}")
+            self._require_not_failed(pod)
             time.sleep(_POLL_SECONDS)
 
     def delete(self) -> None:
         """Delete it, and wait until it is gone."""
         try:
-            insist(lambda: self.api.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=_grace()))
+            insist(lambda: self.api.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=_GRACE))
             while True:
                 insist(lambda: self.api.read_namespaced_pod(self.name, self.namespace))
                 time.sleep(_POLL_SECONDS)
@@ -171,6 +170,10 @@ class Pod:
         if leaving is not None and datetime.now(UTC) > leaving + timedelta(seconds=GRACE_SECONDS):
             raise NutridetError(f"pod {self.name} was deleted and does not end: its node {pod.spec.node_name} is lost")
         return pod
+
+    def _require_not_failed(self, pod: Any) -> None:
+        if pod.status.phase == "Failed":
+            raise NutridetError(f"pod {self.name} failed: {pod.status.reason}: {pod.status.message}")
 
     def _print_rest(self) -> None:
         """The whole log of a container that has ended: its last line is the result."""
@@ -246,10 +249,6 @@ def _seconds_since(stamp: str) -> int:
     """Rounded up, with room for a clock that differs; lines that were printed before are known by their stamps."""
     seconds = datetime.fromisoformat(stamp[:19]).replace(tzinfo=UTC)
     return max(1, int((datetime.now(UTC) - seconds).total_seconds()) + 60)
-
-
-def _grace() -> int:
-    return int(GRACE_SECONDS)
 
 
 def _words(error: ApiException) -> str:
