@@ -1,6 +1,6 @@
 """What `make demo` took and gave: seconds of each step, and every row of its leaderboard.
 
-    python benchmarks/demo.py [NAME]
+    python -m benchmarks.demo [NAME]
 
 Reads the last run of the job `pipeline` under `NUTRIDET_HOME` and writes `benchmarks/results/NAME.json`
 (`demo` when no name is given). Measures nothing itself: the times are Dagster's own.
@@ -9,17 +9,16 @@ Reads the last run of the job `pipeline` under `NUTRIDET_HOME` and writes `bench
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from benchmarks.measures import header, processor_name
 from nutridet_assets.home import prepare_home
 from nutridet_assets.resources import artifacts
-from nutridet_core.artifacts.store import git_commit, stack_versions, write_json
+from nutridet_core.artifacts.store import write_json
 from nutridet_core.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,12 +34,9 @@ def main(name: str) -> None:
     board = json.loads((artifacts().leaderboard / "leaderboard.json").read_text(encoding="utf-8"))
     seconds = {key: round(step.end_time - step.start_time, 1) for key, step in steps.items()}
     result = {
-        "command": "make demo && .venv/bin/python benchmarks/demo.py",
+        **header("make demo && .venv/bin/python -m benchmarks.demo", processor_name()),
         "source": Settings().source or Settings().active_profile.source,
         "test_source": (Settings().test_source or "").partition(":")[0] or None,  # not where it lies on this machine
-        "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU",
-        "versions": stack_versions(),
-        "git_commit": git_commit(),
         "status": run.dagster_run.status.value,
         "n": board["rows"][0]["scores"]["photos"],
         "metrics": {

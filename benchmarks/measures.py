@@ -20,17 +20,29 @@ from nutridet_core.artifacts.store import git_commit, stack_versions
 _RESAMPLES = 2000
 
 
-def header(command: str) -> dict[str, Any]:
-    """How the numbers of a result file were made."""
-    return {"command": command, "device": device_name(), "versions": stack_versions(), "git_commit": git_commit()}
+def header(command: str, device: str | None = None) -> dict[str, Any]:
+    """How the numbers of a result file were made.
+
+    Args:
+        device: what they were made on; this machine's GPU, or its processor, when not given.
+    """
+    return {
+        "command": command,
+        "device": device or device_name(),
+        "versions": stack_versions(),
+        "git_commit": git_commit(),
+    }
 
 
 def device_name() -> str:
     """The GPU; the processor where there is none."""
     import torch
 
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else processor_name()
+
+
+def processor_name() -> str:
+    """The processor, for what uses no GPU."""
     return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU"
 
 

@@ -31,7 +31,8 @@ import numpy as np
 import psutil
 from PIL import ImageEnhance
 
-from nutridet_core.artifacts.store import MANIFEST, stack_versions, write_json
+from benchmarks.measures import header
+from nutridet_core.artifacts.store import MANIFEST, write_json
 from nutridet_core.collection.shards import ROWS, read_rows
 from nutridet_core.data.generated import draw_product_photo
 
@@ -214,9 +215,10 @@ def result(given: argparse.Namespace, workers: Sequence[dict[str, Any]]) -> dict
     samples = [json.loads(line) for line in (given.work / "samples.jsonl").read_text().splitlines()]
     complete = sum(count.values()) == listed
     return {
-        "command": f"python -m benchmarks.ray_batch --photos {given.photos} --shard {given.shard}",
-        "device": f"{os.cpu_count()} CPU cores, shared with other work during the run",
-        "versions": stack_versions(),
+        **header(
+            f"python -m benchmarks.ray_batch --photos {given.photos} --shard {given.shard}",
+            f"{os.cpu_count()} CPU cores, shared with other work during the run",
+        ),
         "n": listed,
         "note": f"{_DRAWINGS} drawings, each framed and lit many times, {_SIZE[0]} x {_SIZE[1]} px, no two alike",
         "metrics": {

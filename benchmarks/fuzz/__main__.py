@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ from typing import Any
 
 from benchmarks.fuzz.child import MEMORY_MIB, Tally, fuzz, remake
 from benchmarks.fuzz.targets import TARGETS
-from nutridet_core.artifacts.store import git_commit, stack_versions, write_json
+from benchmarks.measures import header, processor_name
+from nutridet_core.artifacts.store import write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("value", "problem", "refused", "broken")
@@ -44,10 +44,7 @@ def report(tallies: Mapping[str, Tally], inputs: int, seed: int, seconds: float)
     """The result file."""
     total = _sum(tallies)
     return {
-        "command": f"python -m benchmarks.fuzz --inputs {inputs} --seed {seed}",
-        "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU",
-        "versions": stack_versions(),
-        "git_commit": git_commit(),
+        **header(f"python -m benchmarks.fuzz --inputs {inputs} --seed {seed}", processor_name()),
         "seed": seed,
         "n": total.n,
         "metrics": {

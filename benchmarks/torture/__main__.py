@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections import Counter
@@ -17,11 +16,12 @@ from nutridet_core.threads import let_threads_sleep
 let_threads_sleep()  # before torch
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
 
+from benchmarks.measures import header, processor_name  # noqa: E402
 from benchmarks.torture import imports  # noqa: E402, F401 - children inherit what is imported here
 from benchmarks.torture.campaign import DAMAGE, FAULTS, NEEDS_ROOT, OUTCOMES, Verdict, run_campaign  # noqa: E402
 from benchmarks.torture.homes import VERBS, prepare_homes  # noqa: E402
 from benchmarks.torture.soak import Soak, soak  # noqa: E402
-from nutridet_core.artifacts.store import git_commit, stack_versions, write_json  # noqa: E402
+from nutridet_core.artifacts.store import git_commit, write_json  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "torture.json"
 FUZZED = RESULT.with_name("fuzz.json")
@@ -111,10 +111,7 @@ def campaign_metrics(verdicts: list[Verdict]) -> dict[str, Any]:
 def _head(given: argparse.Namespace) -> dict[str, Any]:
     first = f"--first {given.first} " * bool(given.first)
     return {
-        "command": _command(f"--seed {given.seed} {first}--injections {given.injections} --soak 0"),
-        "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, no GPU",
-        "versions": stack_versions(),
-        "git_commit": git_commit(),
+        **header(_command(f"--seed {given.seed} {first}--injections {given.injections} --soak 0"), processor_name()),
         "seed": given.seed,
     }
 
