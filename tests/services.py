@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 
 @dataclass(frozen=True)
 class Up:
@@ -76,15 +78,15 @@ def descendants(pid: int) -> set[int]:
 def gone(pid: int) -> bool:
     """Whether it has ended, reaped or not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # nobody may reap orphans in a container
+    except psutil.NoSuchProcess:
         return True
 
 
 def until(condition: Callable[[], object]) -> None:
     """pytest's own timeout ends what never becomes true."""
     while not condition():
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def _children(pid: int) -> list[int]:

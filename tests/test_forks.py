@@ -10,8 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from nutridet_assets.launchers import forks, processes
 from nutridet_assets.worker import LAUNCHER_PID
 from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.data.sources.coco import INDEX
+from tests.services import until
 
 COMMAND = [sys.executable, "-m", "nutridet_assets.worker", "prepare_dataset"]
 FEW = "generated:12"
@@ -114,7 +114,7 @@ def test_without_its_server_a_worker_ends(tmp_path: Path, waiting: str) -> None:
         assert isinstance(worker, forks.Forked)
         worker._server.process.send_signal(signal.SIGKILL)
         assert worker.wait() == -signal.SIGKILL
-        _until(lambda: not _group(worker.pid))
+        until(lambda: not _group(worker.pid))
     assert work(tmp_path)[0] == 0
 
 
@@ -129,18 +129,12 @@ def test_server_and_worker_end_with_a_killed_launcher(tmp_path: Path, waiting: s
         pids = _read(tmp_path / "pids")
         assert all(_group(pid) for pid in pids)
         os.kill(process.pid, signal.SIGKILL)
-        _until(lambda: not any(_group(pid) for pid in pids))
+        until(lambda: not any(_group(pid) for pid in pids))
 
 
 def _read(file: Path) -> list[int]:
-    _until(lambda: file.is_file() and file.read_text().endswith("]"))
+    until(lambda: file.is_file() and file.read_text().endswith("]"))
     return list(json.loads(file.read_text()))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """pytest's own timeout ends what never becomes true."""
-    while not condition():
-        time.sleep(0.05)
 
 
 def _group(leader: int) -> list[int]:

@@ -1,23 +1,20 @@
-"""A worker in a pod: what it reports arrives, and no pod is left however it ends. The cluster is `kubernetes_server`.
+"""A worker in a pod: what it reports arrives, and no pod is left however it ends.
 
-No postponed annotations: Dagster wants the annotation of `context` as a type.
+The cluster is `kubernetes_server`.
 """
 
 import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import kubernetes_validate
 import pytest
 
 from nutridet_assets.assets.dataset import nutrition_dataset
-from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher, module_of
 from nutridet_assets.launchers.client import worker_variables
 from nutridet_assets.launchers.pod import read_template, worker_pod
@@ -27,9 +24,10 @@ from nutridet_core.artifacts.store import read_manifest
 from nutridet_core.errors import SettingsError
 from nutridet_core.settings import Settings
 from tests.kubernetes_server import VERSION, Node, kubernetes_server
+from tests.launched import JOB, launched
+from tests.services import until
 
 TEMPLATE = Path(__file__).parents[1] / "deploy" / "kubernetes" / "worker-pod.yaml"
-_JOB = "from nutridet_assets.worker import work\nfrom nutridet_core.errors import AuditError\n"
 _LONG = "import subprocess, sys, time\nsubprocess.Popen(['sleep', '600'])\nprint('up', flush=True)\ntime.sleep(600)"
 
 
@@ -51,7 +49,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 def test_a_result_comes_back_through_a_log_that_breaks_off(node: Node) -> None:
     node.unavailable, node.unschedulable, node.breaks = 2, 2, 3
     body = "def job():\n    for n in range(20): print('photo', n, flush=True)\n    return {'photos': 20}\n"
-    report, log = _launch(_JOB + body + "raise SystemExit(work(job))")
+    report, log = launched(JOB + body + "raise SystemExit(work(job))")
     assert report.exit_code == 0, report.tail
     assert report.messages == ({"result": {"photos": 20}},)
     photos = [line for line in log if line.startswith("photo ")]
@@ -63,14 +61,14 @@ def test_a_result_comes_back_through_a_log_that_breaks_off(node: Node) -> None:
 def test_a_failed_audit_brings_its_evidence(node: Node) -> None:
     """Its exit code is not 0, at which Dagster's own client loses the message."""
     body = "def job(): raise AuditError('label_audit: pads in the loss', evidence={'row': 0})\n"
-    report, _ = _launch(_JOB + body + "raise SystemExit(work(job))")
+    report, _ = launched(JOB + body + "raise SystemExit(work(job))")
     assert report.exit_code == 1
     assert report.messages == ({"failed_audits": {"row": 0}, "text": "label_audit: pads in the loss"},)
     assert node.pods == {}
 
 
 def test_a_killed_worker_is_named_as_such(node: Node) -> None:
-    report, _ = _launch("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
+    report, _ = launched("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
     assert report.ending.startswith("was killed by SIGKILL")
     assert "last words" in report.tail and "OOMKilled" in report.tail
 
@@ -78,24 +76,25 @@ def test_a_killed_worker_is_named_as_such(node: Node) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_no_pod_is_left_by_a_step_that_is_cancelled_or_killed(node: Node, sent: signal.Signals) -> None:
     """The step's process is this one's child: it starts the launcher as `launch` does."""
+    command = [*active_launcher().command, "-c", _LONG]
     step = (
         "import os, sys\nfrom nutridet_assets.launchers.processes import running\n"
         "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
         "own = {'NUTRIDET_LAUNCHER_PID': str(os.getpid())}\n"
-        f"with running({[*_command(), '-c', _LONG]!r}, {{**os.environ, **own}}) as process: process.wait()"
+        f"with running({command!r}, {{**os.environ, **own}}) as process: process.wait()"
     )
     process = subprocess.Popen([sys.executable, "-c", step])
-    _until(lambda: any(pod.process and pod.lines for pod in node.pods.values()))
+    until(lambda: any(pod.process and pod.lines for pod in node.pods.values()))
     (pod,) = node.pods.values()
     process.send_signal(sent)
     process.wait()
-    _until(lambda: node.pods == {})
+    until(lambda: node.pods == {})
     assert pod.process is not None and pod.process.poll() is not None
 
 
 def test_a_pod_that_cannot_start_fails_with_its_reason(node: Node) -> None:
     node.waiting = "ImagePullBackOff"
-    report, _ = _launch("pass")
+    report, _ = launched("pass")
     assert report.exit_code == 1
     assert "ImagePullBackOff" in report.tail and "not found" in report.tail
     assert node.pods == {}
@@ -103,8 +102,8 @@ def test_a_pod_that_cannot_start_fails_with_its_reason(node: Node) -> None:
 
 def test_a_deleted_pod_fails_and_says_so(node: Node) -> None:
     code = "import time\nprint('up', flush=True)\ntime.sleep(600)"
-    process = subprocess.Popen([*_command(), "-c", code], text=True, stderr=subprocess.PIPE)
-    _until(lambda: any(pod.lines for pod in node.pods.values()))
+    process = subprocess.Popen([*active_launcher().command, "-c", code], text=True, stderr=subprocess.PIPE)
+    until(lambda: any(pod.lines for pod in node.pods.values()))
     name, pod = next(iter(node.pods.items()))
     pod.end(0)
     del node.pods[name]
@@ -119,7 +118,7 @@ def test_a_refused_pod_fails_with_the_words_of_the_server(
     template = tmp_path / "pod.yaml"
     template.write_text(TEMPLATE.read_text().replace("enableServiceLinks: false", "enableServiceLinks: perhaps"))
     monkeypatch.setenv("NUTRIDET_K8S_POD", str(template))
-    report, _ = _launch("pass")
+    report, _ = launched("pass")
     assert report.exit_code == 1
     assert "the API server refuses the worker's pod: 422" in report.tail and "enableServiceLinks" in report.tail
 
@@ -196,31 +195,3 @@ def test_several_gpus_train_with_an_agent(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("NUTRIDET_WORKER_GPUS", "4")
     assert module_of("train_experiments") == "nutridet_assets.agent"
     assert module_of("score_baseline") == "nutridet_assets.worker"
-
-
-# ---------------------------------------------------------------- helpers
-
-
-def _command() -> list[str]:
-    return list(active_launcher().command)
-
-
-def _launch(code: str) -> tuple[Report, list[str]]:
-    """A worker's report, and what the run's log shows of it."""
-    reports, lines = [], []
-
-    @dg.asset
-    def worked(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        log: Any = context.log
-        log.info = lines.append
-        reports.append(launch(context, [*_command(), "-c", code], elsewhere=True))
-        return dg.MaterializeResult()
-
-    assert dg.materialize([worked], instance=dg.DagsterInstance.ephemeral()).success
-    return reports[0], lines
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """pytest's own timeout ends what never becomes true."""
-    while not condition():
-        time.sleep(0.05)

@@ -6,8 +6,6 @@ No postponed annotations: Dagster wants the annotation of `context` as a type.
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher
 from nutridet_assets.launchers.processes import running
+from tests.services import gone, until
 
 _REPORTING = """
 from nutridet_assets.worker import work
@@ -98,9 +97,9 @@ def test_an_ended_worker_leaves_no_child(tmp_path: Path, deaf: bool) -> None:
     pids = tmp_path / "pids"
     command = [sys.executable, "-c", ignore + _WITH_A_CHILD, str(pids)]
     with running(command, os.environ, grace_seconds=0.5):
-        _until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
+        until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
     for pid in map(int, pids.read_text().split()):
-        _until(lambda pid=pid: _gone(pid))  # type: ignore[misc]
+        until(lambda pid=pid: gone(pid))  # type: ignore[misc]
 
 
 def test_a_worker_ends_with_its_launcher(tmp_path: Path) -> None:
@@ -115,22 +114,9 @@ def test_a_worker_ends_with_its_launcher(tmp_path: Path) -> None:
         f"subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True)\ntime.sleep(600)"
     )
     with running([sys.executable, "-c", launcher], os.environ, grace_seconds=1) as process:
-        _until(lambda: pid_file.is_file() and pid_file.read_text() != "")
+        until(lambda: pid_file.is_file() and pid_file.read_text() != "")
         process.send_signal(signal.SIGKILL)
-        _until(lambda: _gone(int(pid_file.read_text())))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """pytest's own timeout ends what never becomes true."""
-    while not condition():
-        time.sleep(0.05)
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+        until(lambda: gone(int(pid_file.read_text())))
 
 
 @pytest.mark.parametrize(

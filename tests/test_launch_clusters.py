@@ -1,7 +1,4 @@
-"""A worker on a real Ray and a real Slurm of one node: what it reports arrives, nothing is left however it ends.
-
-No postponed annotations: Dagster wants the annotation of `context` as a type.
-"""
+"""A worker on a real Ray and a real Slurm of one node: what it reports arrives, nothing is left however it ends."""
 
 import importlib.util
 import os
@@ -9,18 +6,16 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dagster as dg
-import psutil
 import pytest
 
-from nutridet_assets.launch import Report, launch
 from nutridet_assets.launchers import active_launcher
 from nutridet_assets.launchers.processes import end_group
+from tests.launched import JOB, launched
+from tests.services import gone, until
 from tests.slurm_cluster import MISSING, slurm_cluster
 
 _CLUSTER = """
@@ -36,7 +31,6 @@ _KEEPS_TO_LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_agent_register_timeout_ms": "150000", "RAY_raylet_start_wait_time_s": "40",
 }  # fmt: skip
-_JOB = "from nutridet_assets.worker import work\nfrom nutridet_core.errors import AuditError\n"
 _LONG = """
 def job():
     import os, subprocess, sys, time
@@ -70,7 +64,7 @@ def test_a_result_comes_back_with_the_lines_before_it(cluster: None, tmp_path: P
         "def job():\n    for n in range(2000): print('photo', n, flush=True)\n"
         "    return {'home': str(Settings().home), 'epochs': Settings().active_profile.max_epochs}\n"
     )
-    report, lines = _launch(_JOB + body + "raise SystemExit(work(job))", variables={"NUTRIDET_MAX_EPOCHS": "1"})
+    report, lines = launched(JOB + body + "raise SystemExit(work(job))", variables={"NUTRIDET_MAX_EPOCHS": "1"})
     assert report.exit_code == 0, report.tail
     assert report.messages == ({"result": {"home": str(tmp_path), "epochs": 1}},)
     assert [line for line in lines if line.startswith("photo ")] == [f"photo {n}" for n in range(2000)]
@@ -78,13 +72,13 @@ def test_a_result_comes_back_with_the_lines_before_it(cluster: None, tmp_path: P
 
 def test_a_failed_audit_brings_its_evidence(cluster: None) -> None:
     body = "def job(): raise AuditError('label_audit: pads in the loss', evidence={'row': 0})\n"
-    report, _ = _launch(_JOB + body + "raise SystemExit(work(job))")
+    report, _ = launched(JOB + body + "raise SystemExit(work(job))")
     assert report.exit_code == 1
     assert report.messages == ({"failed_audits": {"row": 0}, "text": "label_audit: pads in the loss"},)
 
 
 def test_a_killed_worker_is_named_as_such(cluster: None) -> None:
-    report, _ = _launch("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
+    report, _ = launched("import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
     assert report.ending.startswith("was killed by SIGKILL")
     assert "last words" in report.tail
 
@@ -92,15 +86,15 @@ def test_a_killed_worker_is_named_as_such(cluster: None) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_by_a_launcher_that_is_ended_or_killed(cluster: None, sent: signal.Signals) -> None:
     """A killed one cannot say so: Ray ends its actor, Slurm its step, and the worker ends what it started."""
-    command = [*_command(), "-c", _JOB + _LONG]
+    command = [*active_launcher().command, "-c", JOB + _LONG]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     pids = [int(word) for word in next(line for line in process.stdout if line.startswith("pids ")).split()[1:]]
     process.send_signal(sent)
     process.wait()
-    assert sent is signal.SIGKILL or all(map(_gone, pids)), "it ends after the worker and what that left"
+    assert sent is signal.SIGKILL or all(map(gone, pids)), "it ends after the worker and what that left"
     for pid in pids:
-        _until(lambda pid=pid: _gone(pid))  # type: ignore[misc]
+        until(lambda pid=pid: gone(pid))  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- helpers
@@ -127,34 +121,3 @@ def _ray_cluster(_: Path) -> Iterator[dict[str, str]]:
     process.stdin.close()
     process.wait()
     end_group(process, 0)
-
-
-def _command() -> list[str]:
-    return list(active_launcher().command)
-
-
-def _launch(code: str, **options: dict[str, str]) -> tuple[Report, list[str]]:
-    """A worker's report, and what the run's log shows of it."""
-    reports, lines = [], []
-
-    @dg.asset
-    def worked(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        context.log.info = lines.append  # type: ignore[method-assign,assignment]
-        reports.append(launch(context, [*_command(), "-c", code], elsewhere=True, **options))
-        return dg.MaterializeResult()
-
-    assert dg.materialize([worked], instance=dg.DagsterInstance.ephemeral()).success
-    return reports[0], lines
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """pytest's own timeout ends what never becomes true."""
-    while not condition():
-        time.sleep(0.05)
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # nobody may reap orphans in a container
-    except psutil.NoSuchProcess:
-        return True

@@ -11,11 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -38,6 +36,7 @@ from nutridet_core.training.ranks import Ranks
 from nutridet_core.training.train import train
 from nutridet_core.training.trainer import TrainingRun
 from tests.conftest import EXP1A, PROFILE
+from tests.services import until
 
 _ROOT = Path(__file__).parents[1]
 _TOLERANCE = 1e-3
@@ -98,7 +97,7 @@ def context(home: Path, photos: Path) -> Context:
 def test_two_processes_learn_what_one_learns_also_when_one_of_them_is_killed(context: Context, tmp_path: Path) -> None:
     folder = context.layout.adapter("shared")
     with _training(context) as agent:
-        _until(lambda: any(is_complete(path) for path in checkpoints(folder)) or agent.poll() is not None)
+        until(lambda: any(is_complete(path) for path in checkpoints(folder)) or agent.poll() is not None)
         ranks = _ranks(agent.pid)
         ranks[1].kill()
         assert agent.wait() == 1, "a killed rank is a failed training"
@@ -123,11 +122,11 @@ def test_ranks_end_when_the_launcher_is_killed(context: Context) -> None:
         "time.sleep(600)"
     )
     with _started([sys.executable, "-c", launcher], context) as process:
-        _until(lambda: len(_ranks(process.pid)) == 2)
+        until(lambda: len(_ranks(process.pid)) == 2)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _until(lambda: not any(_runs(member) for member in family))
+        until(lambda: not any(_runs(member) for member in family))
 
 
 # ---------------------------------------------------------------- parts
@@ -234,12 +233,6 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _until(condition: Callable[[], Any]) -> None:
-    """pytest's own timeout ends what never becomes true."""
-    while not condition():
-        time.sleep(0.05)
 
 
 def _assert_same_training(ours: Manifest, mine: Path, theirs: Manifest, other: Path) -> None:

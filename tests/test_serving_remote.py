@@ -35,6 +35,7 @@ from tests.gateway_server import CLIENT, CONTRACT, running, running_app, served,
 from tests.openai_server import TEXT, Server, completion
 from tests.photo_files import encode, picture
 from tests.release_samples import open_home
+from tests.services import gone
 
 ROOT = Path(__file__).parents[1]
 JPEG = encode(picture(1, (160, 120)), "JPEG")
@@ -267,14 +268,6 @@ def program(tmp_path: Path) -> Path:
     file.write_text(PROGRAM.format(python=sys.executable, root=str(ROOT), notes=str(notes)))
     file.chmod(0o755)
     return file
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
