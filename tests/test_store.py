@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,24 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
         read_manifest(tmp_path / "m", kind="adapter" if damage == "kind" else "model")
     assert str(tmp_path) in str(error.value)
     assert is_complete(tmp_path / "m") == (damage == "kind")
+
+
+def test_no_flipped_bit_of_a_manifest_passes_for_another_value(tmp_path: Path) -> None:
+    sealed = make(tmp_path / "m", seed=1, rate=1e-4, experiment="exp1a", limits=(0.5, None))
+    path, accepted = tmp_path / "m" / MANIFEST, 0
+    whole = path.read_bytes()
+    for position, bit in product(range(len(whole)), range(8)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+        with suppress(ArtifactError):
+            assert read_manifest(tmp_path / "m").model_dump_json() == sealed.model_dump_json()
+            accepted += 1
+    assert accepted <= whole.count(b"e"), "1e-4 and 1E-4 are the same number"
+
+
+def test_a_manifest_from_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    sealed = make(tmp_path / "m")
+    (tmp_path / "m" / MANIFEST).write_text(sealed.model_dump_json(exclude={"checksum"}))
+    assert read_manifest(tmp_path / "m").digest == sealed.digest
 
 
 def test_a_failed_write_leaves_the_old_artefact(tmp_path: Path) -> None:

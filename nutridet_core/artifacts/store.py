@@ -59,11 +59,29 @@ class Manifest(BaseModel):
     git_commit: str | None = None
     mlflow_run_id: str | None = None
     created: str = ""
+    checksum: str | None = None
+    """sha256 of all of the above, so that no flipped bit passes for another value; older manifests have none."""
 
     @property
     def digest(self) -> str:
         """One hash for the content of the artefact: its files, not its time of writing."""
         return digest(self.files)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it says what it said when it was sealed."""
+        return self.checksum in (None, self._checksum)
+
+    def write(self, folder: Path) -> Manifest:
+        """Itself with its checksum, as it now lies in the folder."""
+        complete = self.model_copy(update={"checksum": self._checksum})
+        write_text(folder / MANIFEST, complete.model_dump_json(indent=1) + "\n")
+        return complete
+
+    @property
+    def _checksum(self) -> str:
+        """Of what is read back: JSON has no tuples."""
+        return digest(json.loads(self.model_dump_json(exclude={"checksum"})))
 
 
 def digest(value: object) -> str:
@@ -105,8 +123,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
-    write_text(folder / MANIFEST, complete.model_dump_json(indent=1) + "\n")
-    return complete
+    return complete.write(folder)
 
 
 @contextmanager
@@ -155,6 +172,8 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
         raise ArtifactError(
             f"manifest is torn or foreign: {error.errors()[0]['msg']}", where=path, remedy=_REMEDY
         ) from error
+    if not manifest.is_intact:
+        raise ArtifactError("manifest has changed since it was written", where=path, remedy=_REMEDY)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"is a {manifest.kind}, not a {kind}", where=path, field="kind")
     if verify:

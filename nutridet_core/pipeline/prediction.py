@@ -14,6 +14,7 @@ from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release
 from nutridet_core.predict import Prediction, predict
 from nutridet_core.profiles import TINY_TUNED, Profile
+from nutridet_core.release.merge import merge_into
 
 
 def predict_files(context: Context, photos: Sequence[Path], *, model: Path | None, out: Path) -> Iterator[str]:
@@ -72,11 +73,13 @@ def _released(context: Context) -> Source | None:
 
 
 def _with_shipped_adapter(context: Context, network: Any) -> Any:
-    """The base with its adapter; the base alone knows the task only roughly."""
+    """The base with its adapter merged: the base alone knows the task only roughly, and an adapter beside it takes as
+    long as the base itself.
+    """
     adapter = shipped_adapter(context.profile)
     if adapter is not None:
         context.log("no release yet: answering with the base and the adapter that ships with it")
-        return attach_adapter(network, adapter, context.profile.contract)
+        return merge_into(attach_adapter(network, adapter, context.profile.contract))
     context.log("no release yet: answering with the untuned base model")
     return network
 
