@@ -23,18 +23,21 @@ def render_training() -> str:
 
 
 def render_memory() -> str:
-    """Peaks of each training."""
-    steps = read("gpu_smoke")["steps"]
-    head = "| 20 steps in NF4, r = 64, batches of 8 | peak | images/s | loss, first and last five steps |"
-    lines = [head, "|---|---|---|---|"]
-    for name in ("exp1a", "exp1b", "exp2"):
-        found = steps[f"training {name}"]
-        losses = f"{found['losses'][0]:.2f}, {found['losses'][-1]:.2f}"
-        resumed = ", killed and resumed" if found["resumed_from"] else ""
-        lines.append(
-            f"| {name}{resumed} | {found['training_peak_gib']:.1f} GiB | {found['images_per_s']:.1f} | {losses} |"
-        )
+    """Peaks of each training, without kept activations and with all of them."""
+    head = "| 20 steps in NF4, r = 64, batches of 8 | activations | peak | images/s | loss, first and last five steps |"
+    lines = [head, "|---|---|---|---|---|"]
+    for file, kept in (("gpu_smoke", "none kept"), ("gpu_smoke_h200", "all kept")):
+        result = read(file)
+        lines += [_memory_row(result, name, f"{kept}, {result['device']}") for name in ("exp1a", "exp1b", "exp2")]
     return "\n".join([*lines, ""])
+
+
+def _memory_row(result: dict[str, Any], name: str, how: str) -> str:
+    found = result["steps"][f"training {name}"]
+    losses = f"{found['losses'][0]:.2f}, {found['losses'][-1]:.2f}"
+    resumed = ", killed and resumed" if found["resumed_from"] else ""
+    peak, speed = f"{found['training_peak_gib']:.1f} GiB", f"{found['images_per_s']:.1f}"
+    return f"| {name}{resumed} | {how} | {peak} | {speed} | {losses} |"
 
 
 def render_evaluation() -> str:
@@ -51,7 +54,7 @@ def render_evaluation() -> str:
             f"| adapters swapped, batches of 64, cached features | {interval(metrics['photos_per_s'])} | "
             f"{metrics['seconds']:.0f} s, measured: {metrics['ratio_to_one_by_one']:.1f} times faster |",
             "",
-            f"{result['note']} {made(result)}",
+            made(result),
             "",
         ]
     )
@@ -59,16 +62,36 @@ def render_evaluation() -> str:
 
 def render_smoke() -> str:
     """Agreement of answers and sizes of files."""
-    result = read("gpu_smoke")
+    result = read("gpu_smoke_h200")
     head = "| against the adapter in batches of 16, n = 200 | equal answers | equal or parted within rounding |"
     lines = [head, "|---|---|---|"]
     for name, found in result["parity"]["agreement"].items():
         both = (percent(found["same"]), percent(found["same_or_parted_within_rounding"]))
         lines.append(f"| {name} | {both[0]} | {both[1]} |")
     merged, fp8 = (result["steps"][name]["bytes"] / 1e9 for name in ("merge", "quantise"))
-    sizes = f"bf16 {merged:.1f} GB, FP8 {fp8:.1f} GB with the head in bf16, as it was then"
+    sizes = f"bf16 {merged:.1f} GB, FP8 {fp8:.1f} GB, {100 * fp8 / merged:.1f} %"
     page = "[decision 16](decisions/0016-fp8-has-the-head.md)"
     return "\n".join([*lines, "", f"Files: {sizes} ({page}). {made(result)}", ""])
+
+
+def render_two_gpus() -> str:
+    """Rows of each way to train on two GPUs, compared with one."""
+    result = read("two_gpus")
+    metrics = result["metrics"]
+    head = "| way | images/s | to one process | peak of a GPU | largest difference of a loss, first epoch |"
+    lines = [head, "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        name = row["name"]
+        times, apart = metrics["scaling"][name], metrics["loss_difference_in_the_first_epoch"].get(name)
+        cells = (
+            f"{name}, {row['batch']} photos a step",
+            f"{interval(metrics['images_per_s'][name])} (n = {metrics['images_per_s'][name]['n']})",
+            f"{times['value']:.2f} [{times['low']:.2f}, {times['high']:.2f}]",
+            f"{row['peak_gib']:.1f} GiB",
+            "" if apart is None else f"{100 * apart:.2f} %",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{result['note']} {made(result)}", ""])
 
 
 def made(result: dict[str, Any]) -> str:

@@ -16,12 +16,15 @@ from typing import Any
 from benchmarks import performance
 from benchmarks.cost import render_batch, render_cost
 from benchmarks.performance import percent, read
+from benchmarks.serving.page import render_serving
 from benchmarks.torture.page import render_torture
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PROMISES = ROOT / "docs" / "promises.md"
+GPUS = ROOT / "docs" / "several-gpus.md"
+SERVING = ROOT / "docs" / "serving.md"
 COLLECTIONS = ROOT / "docs" / "large-collections.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
@@ -39,6 +42,8 @@ def main(check: bool) -> int:
         (PERFORMANCE, "memory", performance.render_memory),
         (PERFORMANCE, "evaluation", performance.render_evaluation),
         (PERFORMANCE, "smoke", performance.render_smoke),
+        (GPUS, "two_gpus", performance.render_two_gpus),
+        (SERVING, "vllm", render_serving),
         (PROMISES, "torture", render_torture),
         (COLLECTIONS, "batch", render_batch),
         (COLLECTIONS, "cost", render_cost),

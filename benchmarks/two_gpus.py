@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,10 @@ LOSS_TOLERANCE = 0.02
 """Of a loss, as a share: bf16 sums in another order."""
 _EXPERIMENT = replace(EXPERIMENTS[0], dropout=0.0)
 _BATCH = 8
+PHOTOS = 185
+"""Of which 128 are for training, whole batches for one process and for two: several processes fill the last batch of an
+epoch up with photos of its beginning, where one process takes what is left.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(2, torch.cuda.device_count()))
     parser.add_argument("--base", type=Path, default=Path(tempfile.gettempdir()) / "nutridet-random-7b")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "nutridet-two-gpus")
-    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--photos", type=int, default=PHOTOS)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULTS / "two_gpus.json")
     parser.add_argument("--row", help="be a process of this row")
@@ -143,7 +148,7 @@ def _measure(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     facts = read_manifest(run.folder, kind="adapter").facts
     times = json.loads(run.folder.with_suffix(".times.json").read_text())
     return asdict(row) | killed | {
-        "times": _seconds_per_step(times, facts["steps"]),
+        "times": _seconds_per_step(times, facts["steps"], bench.epochs),
         "losses": {str(point["step"]): point["loss"] for point in facts["loss"]},
         "peak_gib": facts["peak_gpu_gib"], "steps": facts["steps"], "resumed_from": facts["resumed_from"],
         "complete": all(is_complete(path) for path in [run.folder, *checkpoints(run.folder)]),
@@ -165,6 +170,7 @@ def _start(bench: Bench, row: Row) -> subprocess.Popen[bytes]:
 
 def _kill_one(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     """Kill the last process once there is a checkpoint; how it ended, and how long the others took to end too."""
+    shutil.rmtree(run.folder, ignore_errors=True)  # a run that is resumed has its first checkpoint before its processes
     process = _start(bench, row)
     while not any(is_complete(path) for path in checkpoints(run.folder)):
         if process.poll() is not None:
@@ -181,10 +187,17 @@ def _kill_one(bench: Bench, row: Row, run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _seconds_per_step(times: list[tuple[int, float]], steps: int) -> list[float]:
-    """Between log lines, in the second half: by then layers are compiled and most features kept."""
+def _seconds_per_step(times: list[tuple[int, float]], steps: int, epochs: int) -> list[float]:
+    """Between log lines, in the second half: by then layers are compiled and features kept. Where an epoch ends, a
+    checkpoint is written; those lines are left out.
+    """
     late = [point for point in times if point[0] > steps / 2]
-    return [(after - before) / (end - begin) for (begin, before), (end, after) in pairwise(late) if end > begin]
+    epoch = steps / epochs
+    return [
+        (after - before) / (end - begin)
+        for (begin, before), (end, after) in pairwise(late)
+        if begin // epoch == end // epoch
+    ]
 
 
 def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +217,7 @@ def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
             "images_per_s": rates,
             "scaling": {name: ratio(rates[name], rates["one process"]) for name in rates if "one process" in rates},
             "loss_difference": differences,
-            "same_losses": all(value <= LOSS_TOLERANCE for value in differences.values()),
+            "same_losses": all(value is not None and value <= LOSS_TOLERANCE for value in differences.values()),
             "peak_gib": {row["name"]: row.get("peak_gib") for row in found},
         },
         "loss_tolerance": LOSS_TOLERANCE,
@@ -212,11 +225,14 @@ def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Largest share by which a logged loss differs; the first after a resume is a mean over fewer steps."""
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """Largest share by which a logged loss differs; the first after a resume is a mean over fewer steps. None where no
+    step was logged by both.
+    """
     begun = int((other["resumed_from"] or "checkpoint--5").split("-", 1)[1]) + 5
     shared = {step for step in one["losses"].keys() & other["losses"].keys() if int(step) >= begun}
-    return max(abs(other["losses"][step] - one["losses"][step]) / one["losses"][step] for step in shared)
+    gaps = (abs(other["losses"][step] - one["losses"][step]) / one["losses"][step] for step in shared)
+    return max(gaps, default=None)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nutridet_core.artifacts.store import stack_versions, write_json
 WAVES = (
     "tiny-bf16,bf16,fp8,fp8-drafts",
     "fp8-all-drafts-graphs,bf16-drafts,fp8-drafts-graphs,fp8-all,tiny-fp8",
-    "fp8-drafts-full,fp8-drafts-four,online-fp8",
+    "fp8-drafts-full,fp8-drafts-four,fp8-drafts-resized,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
 BEHIND_THE_GATEWAY = "fp8-drafts"

@@ -37,6 +37,8 @@ _ENCODER = {
     "encoder_cudagraph_max_vision_items_per_batch": 4,
 }
 _GRAPHS = ("--compilation-config", json.dumps(_ENCODER))
+_ON_GPU = {"min_pixels": WIDE.min_pixels, "max_pixels": WIDE.max_pixels, "device": "cuda"}  # takes the place of ours
+_RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU))
 _FULL = ("--compilation-config", json.dumps({**_ENCODER, "cudagraph_mode": "FULL"}))
 
 
@@ -66,6 +68,8 @@ SERVERS = (
     Server("fp8-drafts-full", "fp8", drafts=True, flags=(*_FEW, *_FULL), shows="and full CUDA graphs for every batch"),
     Server("fp8-drafts-four", "fp8", drafts=True, flags=(*_MANY, *_GRAPHS, "--api-server-count", "4"),
            shows="and four processes for HTTP and photos"),
+    Server("fp8-drafts-resized", "fp8", drafts=True, flags=(*_MANY, *_RESIZED_ON_GPU),
+           shows="and photos resized and cut into patches on the GPU"),
     Server("online-fp8", "bf16", flags=(*_FEW, "--quantization", "fp8_per_tensor"),
            shows="vLLM quantises while loading"),
     Server("tiny-bf16", "tiny-bf16", drafts=True, flags=(*_SMALL, "--enforce-eager"), tiny=True,

@@ -89,5 +89,6 @@ def layers_that_fit(free_bytes: int, model: Any, profile: Profile) -> int:
 
 
 def _free_bytes() -> int:
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return int(MEMORY_SHARE * properties.total_memory) - torch.cuda.memory_allocated()
+    """Of the GPU, or of the part of it that this process is allowed."""
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return int(MEMORY_SHARE * torch.cuda.get_per_process_memory_fraction() * total) - torch.cuda.memory_allocated()

@@ -1,0 +1,70 @@
+"""Tables of docs/serving.md: vLLM on a GPU.
+
+Belongs here: rendering the result file. Does not belong here: what is compared with what (`report`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.performance import interval, read
+
+_OWN, _OWN_ALL, _CLIENT = "own answers", "own answers, all", "client's mean"
+
+
+def render_serving() -> str:
+    """Speed and agreement of each server that was measured, and the parts of one request."""
+    result = read("serving")
+    head = "| server | one at a time, p50 ms | speed | 32 together, photos/s | weights | IoU of boxes with bf16 |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    lines += [_row(result, server) for server in result["servers"] if server["state"] == "measured"]
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "vllm"))
+    device = result["device"].splitlines()[0].split(",")[0]
+    made = f"({device}, {versions}; {result['note']} `{result['command']}`)"
+    return "\n".join([*lines, "", made, "", *_breakdown(result["breakdown_ms"]), "", *_crowds(result), ""])
+
+
+def _row(result: dict[str, Any], server: dict[str, Any]) -> str:
+    name = server["name"] if "name" in server else server["server"]
+    single = _find(result["single_stream"], name, _OWN)
+    crowd = _find(result["together"], name, _OWN_ALL)
+    alike = _find(result["answers"], name, _OWN_ALL)
+    cells = (
+        f"`{name}`: {server['shows']}",
+        interval(single["p50_ms"]) if single else "",
+        _times(single["speedup"]) if single else "",
+        interval(crowd["photos_per_s"]) if crowd else "",
+        f"{server['weights_gib']:.1f} GiB",
+        f"{alike['iou']['value']:.3f} [{alike['iou']['low']:.3f}, {alike['iou']['high']:.3f}]" if alike else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _breakdown(parts: dict[str, Any]) -> list[str]:
+    """Of a request to stock vLLM."""
+    named = {name: value for name, value in parts.items() if name not in ("n", "sum", _CLIENT)}
+    lines = [f"| one request to stock vLLM in bf16, means, n = {parts['n']} | ms |", "|---|---|"]
+    lines += [f"| {name} | {value:.1f} |" for name, value in named.items()]
+    return [*lines, f"| sum / the client's mean | {parts['sum']:.1f} / {parts[_CLIENT]:.1f} |"]
+
+
+def _crowds(result: dict[str, Any]) -> list[str]:
+    """Throughput with 128 requests under way, and what the gateway takes."""
+    crowd = [row for row in result["together"] if row["together"] == 128]
+    rates = ", ".join(f"`{row['server']}` ({row['row']}) {interval(row['photos_per_s'])}" for row in crowd)
+    alone, many = result["gateway"]
+    lost = f"{100 * many['lost']['value']:.0f} % of the throughput with 128 together (n = {many['n']})"
+    return [
+        f"128 together, n = {crowd[0]['n']}, photos/s: {rates}.",
+        "",
+        f"The gateway before `{alone['server']}`: {interval(alone['overhead_ms'])} ms beside decoding, one at a time "
+        f"(n = {alone['n']}); {lost}.",
+    ]
+
+
+def _find(rows: list[dict[str, Any]], server: str, row: str) -> dict[str, Any] | None:
+    return next((each for each in rows if (each["server"], each["row"]) == (server, row)), None)
+
+
+def _times(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
