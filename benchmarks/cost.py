@@ -102,14 +102,15 @@ def _rate(estimate: dict[str, Any]) -> list[str]:
 
 def rows() -> list[Row]:
     """Measured first, then by arithmetic."""
-    batch, evaluation = read("ray_batch"), read("evaluation")["metrics"]["photos_per_s"]
+    batch, scoring = read("ray_batch"), read("evaluation")
+    evaluation = scoring["metrics"]["photos_per_s"]
     tiny = batch["metrics"]["photos_per_s_of_a_replica"]
     ratio = flops("7B") / flops("2B")
     return [
         Row("tiny, 224 x 168 px", tiny["value"], "core",
             f"measured on Ray, [{tiny['low']:.1f}, {tiny['high']:.1f}] photos/s, n = {tiny['n']} shards, cores shared"),
         Row("7B, transformers", evaluation["value"], "GPU",
-            f"measured on an H100, [{evaluation['low']:.1f}, {evaluation['high']:.1f}] photos/s, "
+            f"measured on an {scoring['device']}, [{evaluation['low']:.1f}, {evaluation['high']:.1f}] photos/s, "
             f"n = {evaluation['n']} checkpoints"),
         Row("7B, vLLM, FP8", _VLLM_7B, "GPU", "measured once on an H100, 256 photos together, no interval"),
         Row("2B, vLLM, FP8", _VLLM_7B * ratio, "GPU",

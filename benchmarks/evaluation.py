@@ -31,6 +31,7 @@ from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor, lora_config
 from nutridet_core.predict import Batches, Prediction, predict, predict_batches
 from nutridet_core.profiles import Profile
+from nutridet_core.release.merge import TemporaryMerge
 
 RESULTS = Path(__file__).parent / "results"
 ANSWER_TOKENS = 32
@@ -100,31 +101,36 @@ def one_by_one(bench: Bench, count: int) -> dict[str, Any]:
 
 
 def all_at_once(bench: Bench) -> dict[str, Any]:
-    """Every checkpoint on all photos: one load, adapters swapped, vision features kept, batches prepared ahead."""
+    """Every checkpoint on all photos: one load, adapters swapped and merged for as long as they are scored, vision
+    features kept, batches prepared ahead.
+    """
     free_memory()
     began = time.perf_counter()
     model, processor = _load(bench)
-    loaded, features, times = time.perf_counter() - began, FeatureStore(), []
+    loaded, features, merge, times = time.perf_counter() - began, FeatureStore(), TemporaryMerge(), []
     contract, batch_size = bench.profile.contract, bench.profile.score_batch_size
     batches = Batches(processor, contract, bench.photos, batch_size, keep_bytes=_KEEP_BYTES)
     for checkpoint in bench.checkpoints:
         began = time.perf_counter()
+        merge.take_out(model)
         model = attach_adapter(model, checkpoint, contract)
+        merged = merge.put_in(model)
         cache_features(model.requires_grad_(False), bench.profile.architecture, features)
         predict_batches(model, batches, max_new_tokens=ANSWER_TOKENS)
         times.append(time.perf_counter() - began)
         print(f"{checkpoint.name}: {len(bench.photos) / times[-1]:.1f} photos/s", flush=True)
-    return {"load_seconds": loaded, "times": times, "peak_gib": peak_gib(),
+    return {"load_seconds": loaded, "times": times, "merged": merged, "peak_gib": peak_gib(),
             "features": {"computed": features.computed, "reused": features.reused}}  # fmt: skip
 
 
 def agreement(bench: Bench, count: int) -> dict[str, Any]:
-    """Answers of one checkpoint in batches and one at a time, and where they part."""
+    """Answers of one checkpoint beside its base one at a time, and merged in batches, and where they part."""
     model, processor = _load(bench)
     model = attach_adapter(model, bench.checkpoints[0], bench.profile.contract)
     images = [open_photo() for open_photo in bench.photos[:count]]
-    alone, together = (write_answers(model, processor, bench.profile.contract, images, size) for size in (1, count))
-    return agreement_of(alone, together)
+    alone = write_answers(model, processor, bench.profile.contract, images, 1)
+    TemporaryMerge().put_in(model)
+    return agreement_of(alone, write_answers(model, processor, bench.profile.contract, images, count))
 
 
 def _load(bench: Bench) -> tuple[Any, Any]:

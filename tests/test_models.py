@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from nutridet_core.experiments import Experiment
 from nutridet_core.models import (
     Source,
     attach_adapter,
+    base_of,
     base_source,
     count_parameters,
     load_model,
@@ -30,7 +32,7 @@ from nutridet_core.models import (
 )
 from nutridet_core.predict import Prediction, encode, predict
 from nutridet_core.prompts import resized_size
-from nutridet_core.release.merge import merge
+from nutridet_core.release.merge import TemporaryMerge, merge, merge_into
 from tests.conftest import EXP1A, PROFILE
 from tests.release_samples import flip_bit
 
@@ -119,6 +121,36 @@ def test_changing_adapters_really_changes_them(trained: Callable[[Experiment], P
         torch.testing.assert_close(logits(model, processor), expected)
         assert len(model.peft_config) == 1, "the adapter of before must be gone"
     assert not torch.allclose(fresh[0], fresh[1], atol=1e-4), "the test needs adapters that differ"
+
+
+def test_a_merge_for_a_while_answers_like_the_adapter_and_leaves_no_trace(
+    trained: Callable[[Experiment], Path], processor: Any
+) -> None:
+    folders = checkpoints(trained(EXP1A))
+    model, merge_for_a_while = _float32(), TemporaryMerge()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for folder in (*folders, folders[0]):
+        merge_for_a_while.take_out(model)
+        model = attach_adapter(model, folder, CONTRACT)
+        beside = logits(model, processor)
+        assert merge_for_a_while.put_in(model)
+        torch.testing.assert_close(logits(model, processor), beside, atol=1e-3, rtol=1e-3)
+        merged = merge_into(attach_adapter(_float32(), folder, CONTRACT))
+        torch.testing.assert_close(logits(model, processor), logits(merged, processor), atol=0, rtol=0)
+    merge_for_a_while.take_out(model)
+    torch.testing.assert_close(logits(model, processor), beside, atol=0, rtol=0)
+    after = {name.replace(".base_layer", ""): tensor for name, tensor in base_of(model).state_dict().items()}
+    assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
+
+
+def test_without_memory_for_a_second_copy_the_adapter_stays_beside_its_base(
+    adapter: Path, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    model = attach_adapter(_float32(), adapter, CONTRACT)
+    before = logits(model, processor)
+    assert not TemporaryMerge().put_in(model)
+    torch.testing.assert_close(logits(model, processor), before, atol=0, rtol=0)
 
 
 def test_an_adapter_takes_over_before_the_other_goes(trained: Callable[[Experiment], Path]) -> None:

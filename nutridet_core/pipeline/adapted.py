@@ -25,18 +25,28 @@ class AdaptedBase:
 
     def __init__(self, context: Context) -> None:
         from nutridet_core.features import FeatureStore
+        from nutridet_core.release.merge import TemporaryMerge
 
-        self.context, self.features = context, FeatureStore()
+        self.context, self.features, self._merge = context, FeatureStore(), TemporaryMerge()
         self._batches: dict[Split, Batches] = {}
         self._adapted: Any = None
 
-    def wear(self, adapter: Path) -> tuple[Any, Any]:
-        """(model, processor) with this adapter and no other."""
+    def wear(self, adapter: Path, *, merged: bool = False) -> tuple[Any, Any]:
+        """(model, processor) with this adapter and no other.
+
+        Args:
+            merged: add it to the weights, where there is memory for that.
+        """
         from nutridet_core.features import cache_features
         from nutridet_core.models import attach_adapter
 
-        profile = self.context.profile
-        self._adapted = attach_adapter(self._adapted or self._load(), adapter, profile.contract)
+        profile, model = self.context.profile, self._adapted or self._load()
+        self._merge.take_out(model)
+        self._adapted = attach_adapter(model, adapter, profile.contract)
+        if merged and not self._merge.put_in(self._adapted):
+            self.context.log(
+                "no memory for a second copy of the weights: the adapter stays beside them, which takes longer"
+            )
         cache_features(self._adapted.requires_grad_(False), profile.architecture, self.features)
         return self._adapted, self.processor
 

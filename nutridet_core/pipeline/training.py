@@ -186,7 +186,7 @@ def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, spl
         subject,
         split,
         weights=sealed.digest,
-        load=lambda: base.wear(checkpoint),
+        load=lambda: base.wear(checkpoint, merged=split == "selection"),  # on test it is what a merge is held to
         run_id=run_id,
         step=int(sealed.facts["step"]),
         model_id=_logged_model(context, name, checkpoint, sealed, run_id),
