@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import psutil
 
-from nutridet_assets.worker import adopt_orphans, follow_launcher
+from nutridet_assets.worker import follow_launcher
+from nutridet_core.children import adopt_orphans
 from nutridet_core.settings import Settings
 
 

@@ -8,7 +8,6 @@ Both listen on loopback only, since neither has a login. What they print goes to
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nutridet_assets.home import prepare_home
+from nutridet_core.children import adopt_orphans
 from nutridet_core.errors import NutridetError, SettingsError
 from nutridet_core.settings import LOOPBACK, Settings
 from nutridet_core.tracking import NO_CODE
@@ -30,7 +30,6 @@ _GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a run in progress gets time to end its worker, which has 20 s."""
 _WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """Else MLflow starts eight processes more, 2 GB of them, for the judges and prompts of language models."""
-_PR_SET_CHILD_SUBREAPER = 36
 _TAIL_LINES = 15
 
 
@@ -172,8 +171,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def no_orphans() -> Iterator[None]:
     """Waits for grandchildren too: a run's worker leads a group of its own and follows its launcher by itself."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     try:
         yield
     finally:

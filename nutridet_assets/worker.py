@@ -12,7 +12,6 @@ workers that train together (`agent`), the first one reports.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
@@ -22,6 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
+
+from nutridet_core.children import end_with_parent
 
 LAUNCHER_PID = "NUTRIDET_LAUNCHER_PID"
 RUN_ID = "NUTRIDET_RUN_ID"
@@ -51,7 +52,6 @@ VERBS = {
 _PARENT = os.getppid()
 _GRACE_SECONDS = 15.0
 _LONGEST_TEXT = 1500
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -127,7 +127,7 @@ def follow_launcher(death_signal: signal.Signals = signal.SIGTERM) -> None:
     """
     signal.signal(signal.SIGTERM, _unwind)
     if sys.platform == "linux" and LAUNCHER_PID in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
+        end_with_parent(death_signal)
         if _orphaned():  # the launcher died before the line above
             raise SystemExit(128 + signal.SIGTERM)
 
@@ -136,12 +136,6 @@ def follow_parent(process_id: int) -> None:
     """In a fork: its parent is not the parent of the process that imported this module."""
     global _PARENT
     _PARENT = process_id
-
-
-def adopt_orphans() -> None:
-    """What a child leaves when it dies becomes a child of this process, which can then end it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def shorten(value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -23,6 +24,7 @@ from PIL import Image as Pillow
 
 from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
 from nutridet_core.boxes import Box
+from nutridet_core.children import cores
 from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split
 from nutridet_core.data.photos import load_photo
 from nutridet_core.data.sources import NAMED_BY_FILE, open_source, source_signature
@@ -180,9 +182,13 @@ def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tupl
     members: list[Member] = []
     set_aside: list[Rejection] = []
     schema = FEATURES.arrow_schema
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with (
+        ThreadPoolExecutor(cores()) as threads,  # decoding and hashing leave Python's lock to others
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_stream(file, schema) as writer,
+    ):
         while batch := list(islice(candidates, _ROWS_AT_ONCE)):
-            judged = [(candidate, accept(candidate)) for candidate in batch]
+            judged = list(zip(batch, threads.map(accept, batch), strict=True))
             accepted = [(candidate, found) for candidate, found in judged if isinstance(found, Example)]
             set_aside += [found for _, found in judged if isinstance(found, Rejection)]
             members += [Member(e.id, e.barcode, e.pixels_sha256, c.split, c.where) for c, e in accepted]

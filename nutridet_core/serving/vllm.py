@@ -6,20 +6,19 @@ Belongs here: its life. Does not belong here: its command line (`vllm_command`) 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import secrets
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import httpx
 
+from nutridet_core.children import end_with_parent
 from nutridet_core.data.photos import Photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import Profile
@@ -29,10 +28,8 @@ from nutridet_core.serving.vllm_command import NAME, VllmOptions, command, envir
 
 log = logging.getLogger("nutridet.serving")
 
-_PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 20.0
 _LONGEST_PAUSE = 60.0  # s between two attempts to start it again
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec is no time for it
 
 Child = asyncio.subprocess.Process
 
@@ -127,7 +124,7 @@ async def start(
 async def _launch(line: list[str], variables: dict[str, str], url: str, seconds: float) -> Child:
     """A child that answers; none is left behind when it does not."""
     child = await asyncio.create_subprocess_exec(
-        *line, env=variables, start_new_session=True, preexec_fn=_end_with_parent
+        *line, env=variables, start_new_session=True, preexec_fn=end_with_parent
     )
     try:
         async with asyncio.timeout(seconds):
@@ -166,12 +163,6 @@ async def _end(child: Child) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     await child.wait()
-
-
-def _end_with_parent() -> None:
-    """In the child, before vLLM: a gateway that was killed cannot end it."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

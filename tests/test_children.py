@@ -1,0 +1,81 @@
+"""Many processes that do one thing: the same results in the same order, and none of them left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nutridet_core.children import in_order
+from nutridet_core.data.sources import generated
+from nutridet_core.errors import MachineError
+from tests.services import gone, until
+
+
+def late_first(number: int) -> int:
+    time.sleep(0.3 if number == 0 else 0)
+    return 10 * number
+
+
+def process_of(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def test_results_come_in_order_and_few_are_in_memory() -> None:
+    taken = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    results = in_order(late_first, numbers(), processes=2)
+    assert next(results) == 0
+    assert len(taken) <= 8
+    assert [0, *results] == [10 * number for number in range(40)]
+
+
+def test_a_killed_process_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(MachineError, match="memory"):
+        list(in_order(process_of, range(8), processes=2))
+
+
+def test_whoever_stops_early_leaves_no_process() -> None:
+    results = in_order(process_of, (0, 1, 2), processes=2)
+    process = next(results)
+    results.close()
+    until(lambda: gone(process))
+
+
+def test_drawings_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = list(generated.read_generated("5:7"))
+    monkeypatch.setattr(generated, "WORTH_PROCESSES", 1)
+    assert list(generated.read_generated("5:7")) == alone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's bond is Linux's")
+def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "from nutridet_core.data.sources import generated\n"
+        "if __name__ == '__main__':\n"
+        "    for candidate in generated.read_generated('5000'):\n"
+        "        print(candidate.id, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().strip() == "generated-0-000000"
+        drawing = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+        assert drawing
+        parent.kill()
+    for process in drawing:
+        until(lambda process=process: gone(process))
