@@ -283,9 +283,7 @@ def result_of(smoke: Smoke, parity: dict[str, Any], modules: dict[str, Any]) -> 
         "n": len(smoke.photos),
         "image_tokens": SHAPES[smoke.shape]["cells"],
         "metrics": {
-            "qlora_r64_bs8_peak_gib": max(
-                facts[f"training {each.name}"]["training_peak_gib"] or 0 for each in EXPERIMENTS
-            ),
+            "qlora_r64_bs8_peak_gib": max(_peaks(facts)),
             "merge_answer_agreement": agreement["merged"]["same"],
             "merge_answer_agreement_where_margins_allow": agreement["merged"]["same_or_parted_within_rounding"],
             "fp8_size_ratio": facts["quantise"]["bytes"] / facts["merge"]["bytes"],

@@ -78,20 +78,20 @@ def render_two_gpus() -> str:
     """Rows of each way to train on two GPUs, compared with one."""
     result = read("two_gpus")
     metrics = result["metrics"]
-    head = "| way | images/s | to one process | peak of a GPU | largest difference of a loss, first epoch |"
+    head = "| way | images/s | to one process | peak of a GPU | largest difference of a loss |"
     lines = [head, "|---|---|---|---|---|"]
     for row in result["rows"]:
         name = row["name"]
-        times, apart = metrics["scaling"][name], metrics["loss_difference_in_the_first_epoch"].get(name)
+        apart = metrics["loss_difference"].get(name)
         cells = (
             f"{name}, {row['batch']} photos a step",
             f"{interval(metrics['images_per_s'][name])} (n = {metrics['images_per_s'][name]['n']})",
-            f"{times['value']:.2f} [{times['low']:.2f}, {times['high']:.2f}]",
+            interval(metrics["scaling"][name], 2),
             f"{row['peak_gib']:.1f} GiB",
             "" if apart is None else f"{100 * apart:.2f} %",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{result['note']} {made(result)}", ""])
+    return "\n".join([*lines, "", f"{result.get('note', '')} {made(result)}".strip(), ""])
 
 
 def made(result: dict[str, Any]) -> str:
@@ -100,9 +100,10 @@ def made(result: dict[str, Any]) -> str:
     return f"({result['device']}, {versions}; `{result['command']}`)"
 
 
-def interval(estimate: dict[str, Any]) -> str:
+def interval(estimate: dict[str, Any], digits: int = 1) -> str:
     """A number with its interval."""
-    return f"{estimate['value']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+    value, low, high = (f"{estimate[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def render_headline() -> str:

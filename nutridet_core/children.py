@@ -64,7 +64,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) 
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise MachineError(
-            "a process was killed", where=getattr(function, "__module__", "this machine"),
+            "a process was killed", where="this machine",
             remedy="Look for what killed it, memory above all, and run the same again.",
         ) from error  # fmt: skip
     finally:

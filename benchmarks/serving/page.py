@@ -25,17 +25,17 @@ def render_serving() -> str:
 
 
 def _row(result: dict[str, Any], server: dict[str, Any]) -> str:
-    name = server["name"] if "name" in server else server["server"]
+    name = server["server"]
     single = _find(result["single_stream"], name, _OWN)
     crowd = _find(result["together"], name, _OWN_ALL)
     alike = _find(result["answers"], name, _OWN_ALL)
     cells = (
         f"`{name}`: {server['shows']}",
         interval(single["p50_ms"]) if single else "",
-        _times(single["speedup"]) if single else "",
+        interval(single["speedup"], 2) if single else "",
         interval(crowd["photos_per_s"]) if crowd else "",
         f"{server['weights_gib']:.1f} GiB",
-        f"{alike['iou']['value']:.3f} [{alike['iou']['low']:.3f}, {alike['iou']['high']:.3f}]" if alike else "",
+        interval(alike["iou"], 3) if alike else "",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -64,7 +64,3 @@ def _crowds(result: dict[str, Any]) -> list[str]:
 
 def _find(rows: list[dict[str, Any]], server: str, row: str) -> dict[str, Any] | None:
     return next((each for each in rows if (each["server"], each["row"]) == (server, row)), None)
-
-
-def _times(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"

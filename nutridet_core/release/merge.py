@@ -25,6 +25,8 @@ from nutridet_core.models import attach_adapter, base_source, load_model, load_p
 from nutridet_core.profiles import Profile
 
 MAX_SHARD_SIZE = "4GB"
+_SPARE_SHARE = 0.5
+"""Of the memory that is free; batches of answers need the rest."""
 
 
 def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manifest:
@@ -108,10 +110,6 @@ class TemporaryMerge:
             if layer.merged:
                 _weight(layer).data.copy_(self._kept[_weight(layer)])
                 layer.merged_adapters.clear()
-
-
-_SPARE_SHARE = 0.5
-"""Of the memory that is free; batches of answers need the rest."""
 
 
 def _lora_layers(model: Any) -> Iterator[Any]:
