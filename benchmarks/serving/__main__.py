@@ -23,20 +23,22 @@ from typing import Any
 from benchmarks.serving import gateway, report
 from benchmarks.serving.image_work import time_image_work
 from benchmarks.serving.load import Address
-from benchmarks.serving.measure import Measurement, gpu_mib, steps_of, weights_gib
+from benchmarks.serving.measure import TOGETHER, Measurement, gpu_mib, steps_of, weights_gib
 from benchmarks.serving.photos import DrawnPhoto, enlarge, read
 from benchmarks.serving.questions import Questions
 from benchmarks.serving.servers import address_file, find, profile_of
 from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
-    "tiny-bf16,bf16,fp8,fp8-drafts",
-    "fp8-all-drafts-graphs,bf16-drafts,fp8-drafts-graphs,fp8-all,tiny-fp8",
-    "fp8-drafts-full,fp8-drafts-four,fp8-drafts-resized,online-fp8",
+    "bf16,fp8-fast,fp8-fast-four",
+    "tiny-bf16,tiny-fp8,fp8,fp8-drafts,fp8-four",
+    "bf16-drafts,fp8-drafts-graphs,fp8-drafts-full,fp8-drafts-resized",
+    "fp8-all,fp8-all-drafts-graphs,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
-BEHIND_THE_GATEWAY = "fp8-drafts"
+BEHIND_THE_GATEWAY = "fp8-fast-four"
 _GATEWAY_PORT = 8765
+_PAIRS = 100  # photos asked about both ways, one at a time
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,10 @@ def _measure(plan: Plan, name: str, host: Any, drawn: list[DrawnPhoto], large: l
 
 def _gateway_rows(plan: Plan, name: str, address: Address, large: list[bytes]) -> list[dict[str, Any]]:
     with gateway.running(address_file(plan.work, name), _GATEWAY_PORT) as front:
+        alone = asyncio.run(gateway.one_at_a_time(address, front, large[:_PAIRS]))
         return [
-            {"server": name, **asyncio.run(gateway.both_ways(address, front, large[:count], together))}
-            for together, count in ((1, plan.singles), (128, len(large)))
+            {"server": name, **row}
+            for row in (alone, asyncio.run(gateway.many_together(address, front, large, TOGETHER[-1])))
         ]
 
 
@@ -172,7 +175,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--wave", action="append", help="names of servers, with commas")
     parser.add_argument("--no-prepare", action="store_true", help="the weights are there already")
     parser.add_argument("--singles", type=int, default=24, help="photos in rows that ask one at a time")
-    parser.add_argument("--large", type=int, default=384, help="distinct large photos")
+    parser.add_argument("--large", type=int, default=512, help="distinct large photos")
     parser.add_argument("--patience", type=float, default=400.0, help="seconds for a wave of servers to start")
     parser.add_argument("--note", default="", help="what a reader of the figures should know")
     parser.add_argument("--out", type=Path, help="result file, from all raw files of the work folder")

@@ -18,11 +18,13 @@ from typing import Any
 
 import httpx
 
-from benchmarks.serving.load import Address, ask_all, chat_body
+from benchmarks.serving.load import Address, Answered, ask, ask_all, chat_body, connect
 from benchmarks.serving.servers import WIDE
 
+CHAT, DETECT = "/v1/chat/completions", "/v1/detect"
 _TOKENS = 24
 _PLACES = 256
+_WARM_UP = 4
 
 
 def serve(address_file: Path, port: int) -> None:
@@ -62,17 +64,44 @@ def running(address_file: Path, port: int) -> Iterator[Address]:
         process.wait()
 
 
-async def both_ways(direct: Address, gateway: Address, photos: list[bytes], together: int) -> dict[str, Any]:
-    """Seconds of each photo, first to vLLM itself, then through the gateway; with the gateway's own clocks."""
-    straight = [chat_body(WIDE.contract, photo, max_tokens=_TOKENS) for photo in photos]
-    forms = [_form(photo) for photo in photos]
-    warm = min(4, len(photos))
-    await ask_all(direct, "/v1/chat/completions", straight[:warm], together=together)
-    await ask_all(gateway, "/v1/detect", forms[:warm], together=together, kind=_KIND)
-    first, first_wall = await ask_all(direct, "/v1/chat/completions", straight, together=together)
-    second, second_wall = await ask_all(gateway, "/v1/detect", forms, together=together, kind=_KIND)
+async def one_at_a_time(direct: Address, gateway: Address, photos: list[bytes]) -> dict[str, Any]:
+    """Seconds of each photo, straight to vLLM and then at once through the gateway; with the gateway's own clocks."""
+    first, second = [], []
+    async with connect(direct) as to_vllm, connect(gateway, _KIND) as to_gateway:
+        for body, form in zip(*_bodies(photos), strict=True):
+            first.append(await ask(to_vllm, CHAT, body))
+            second.append(await ask(to_gateway, DETECT, form))
+    first, second = first[_WARM_UP:], second[_WARM_UP:]
+    return {"row": "gateway", "together": 1, "walls": [_sum(first), _sum(second)], **_answers(first, second)}
+
+
+async def many_together(direct: Address, gateway: Address, photos: list[bytes], together: int) -> dict[str, Any]:
+    """The same for many under way, in the order direct, through, through, direct: a drift falls on both alike."""
+    straight, forms = _bodies(photos)
+    ways = {
+        "direct": lambda: ask_all(direct, CHAT, straight, together=together),
+        "through": lambda: ask_all(gateway, DETECT, forms, together=together, kind=_KIND),
+    }
+    answered: dict[str, list[Answered]] = {name: [] for name in ways}
+    walls = dict.fromkeys(ways, 0.0)
+    for name in ("direct", "through", "through", "direct"):
+        found, wall = await ways[name]()
+        answered[name] += found
+        walls[name] += wall
+    return {"row": "gateway", "together": together, "walls": list(walls.values()), **_answers(*answered.values())}
+
+
+def _bodies(photos: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    return [chat_body(WIDE.contract, photo, max_tokens=_TOKENS) for photo in photos], [_form(photo) for photo in photos]
+
+
+def _sum(answered: list[Answered]) -> float:
+    return sum(each.seconds for each in answered)
+
+
+def _answers(first: list[Answered], second: list[Answered]) -> dict[str, Any]:
+    """Direct, and through the gateway."""
     return {
-        "row": "gateway", "together": together, "walls": [first_wall, second_wall],
         "direct": [each.seconds for each in first], "through": [each.seconds for each in second],
         "clocks_ms": [each.reply["timing_ms"] for each in second],
         "same_texts": sum(a.text == b.reply["text"] for a, b in zip(first, second, strict=True)),

@@ -63,25 +63,35 @@ def chat_body(contract: Contract, photo: bytes, kind: str = "jpeg", *, max_token
     return json.dumps(chat_request(contract, NAME, url, max_new_tokens=max_tokens) | more).encode()
 
 
+def connect(address: Address, kind: str = "application/json") -> httpx.AsyncClient:
+    """A client of that server that sends bodies of this type."""
+    headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {address.key}"} if address.key else {})
+    return httpx.AsyncClient(base_url=address.url, timeout=300, limits=_LIMITS, trust_env=False, headers=headers)
+
+
+async def ask(client: httpx.AsyncClient, path: str, body: bytes) -> Answered:
+    """One answer."""
+    began = time.perf_counter()
+    response = await client.post(path, content=body)
+    seconds = time.perf_counter() - began
+    if response.is_error:
+        raise RuntimeError(f"{response.url}: status {response.status_code}: {response.text[:500]}")
+    return Answered(seconds, response.json())
+
+
 async def ask_all(
     address: Address, path: str, bodies: Sequence[bytes], *, together: int, kind: str = "application/json"
 ) -> tuple[list[Answered], float]:
     """Answers in order, and the wall clock of all, s; `together` requests are under way at any time."""
-    headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {address.key}"} if address.key else {})
     places = asyncio.Semaphore(together)
-    async with httpx.AsyncClient(timeout=300, limits=_LIMITS, trust_env=False, headers=headers) as client:
+    async with connect(address, kind) as client:
 
-        async def ask(body: bytes) -> Answered:
+        async def in_turn(body: bytes) -> Answered:
             async with places:
-                began = time.perf_counter()
-                response = await client.post(address.url + path, content=body)
-                seconds = time.perf_counter() - began
-            if response.is_error:
-                raise RuntimeError(f"{address.url}{path}: status {response.status_code}: {response.text[:500]}")
-            return Answered(seconds, response.json())
+                return await ask(client, path, body)
 
         began = time.perf_counter()
-        answered = await asyncio.gather(*map(ask, bodies))
+        answered = await asyncio.gather(*map(in_turn, bodies))
         return list(answered), time.perf_counter() - began
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import nutridet_core
 from nutridet_core.serving import chat as chats
@@ -77,7 +78,7 @@ def create_app(
         redirect_slashes=False,  # to an address made of whatever the client called this host
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    _check_and_count(app, detector, options.hosts)
+    app.add_middleware(_CheckAndCount, detector=detector, hosts=options.hosts)
     _tell_refusals(app)
     _add_probes(app, detector)
     _add_detection(app, detector, options)
@@ -171,10 +172,12 @@ def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) ->
         return chats.completion(asked, await detector.detect(content, field))
 
 
-def _require_key(key: str | None) -> Callable[..., None]:
-    """Compares in constant time; a wrong key and no key are told the same."""
+def _require_key(key: str | None) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Compares in constant time; a wrong key and no key are told the same. FastAPI runs it in a thread, were it not
+    async.
+    """
 
-    def require(
+    async def require(
         authorization: Annotated[str, Header(description="Bearer KEY")] = "",
         x_api_key: Annotated[str, Header()] = "",
     ) -> None:
@@ -198,13 +201,28 @@ def _body(model: type[Any], files: str | None) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _check_and_count(app: FastAPI, detector: Detector, hosts: tuple[str, ...] | None) -> None:
-    @app.middleware("http")
-    async def check_and_count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request) if hosts is None or request.url.hostname in hosts else _foreign_host()
-        route = getattr(request.scope.get("route"), "path", "other")
-        detector.metrics.requests.labels(route, str(response.status_code)).inc()
-        return response
+class _CheckAndCount:
+    """Refuses requests for other hosts and counts statuses. Plain ASGI: FastAPI's own kind of middleware passes every
+    chunk of a photo through two more tasks.
+    """
+
+    def __init__(self, app: ASGIApp, detector: Detector, hosts: tuple[str, ...] | None) -> None:
+        self.app, self.requests, self.hosts = app, detector.metrics.requests, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; what is no request (the lifespan) goes through untouched."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        known = self.hosts is None or Request(scope).url.hostname in self.hosts
+        await (self.app if known else _foreign_host())(scope, receive, counted)
 
 
 def _foreign_host() -> Response:

@@ -84,8 +84,11 @@ def serve(
         log(f"listening on {url} (try it there); OpenAPI: {url}/openapi.json")
         await _server(app, options).serve(sockets=[bound])
 
-    with suppress(asyncio.CancelledError):  # stopped while loading
-        asyncio.run(run())
+    with (
+        suppress(asyncio.CancelledError),  # stopped while loading
+        asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner,  # uvloop where there is one
+    ):
+        runner.run(run())
 
 
 async def _unless_stopped(launching: Awaitable[Launched]) -> Launched:
