@@ -3,5 +3,5 @@
 Belongs here: sources, the image loader, validation, deduplication, splits, the dataset artefact.
 Does not belong here: prompts and model input (`prompts`), scoring (`evaluation.scores`).
 
-Order of reading: `photos`, `examples`, `sources`, `validate`, `split`, `dataset`.
+Order of reading: `photos`, `examples`, `sources`, `validate`, `split`, `fingerprint`, `save`, `dataset`.
 """

@@ -3,7 +3,8 @@
 Belongs here: writing that artefact and reading it back. Does not belong here: judging photos
 (`validate`), assigning splits (`split`), pictures of it (`report.dataset`).
 
-Photos stream through one Arrow file on disk; only ids, hashes and boxes are held in memory.
+Photos stream through one Arrow file on disk. Held in memory are each photo's name, product, hash and place in its
+source, half a kilobyte, since duplicates are found among all of them.
 """
 
 from __future__ import annotations
@@ -18,35 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, Image, Value
-from datasets import List as ListOf
+import pyarrow.compute
+from datasets import Dataset, Image
 from PIL import Image as Pillow
 
-from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable, seal, write_json, writing
+from nutridet_core.artifacts.store import Manifest, read_manifest, reusable, seal, write_json, writing
 from nutridet_core.boxes import Box
 from nutridet_core.children import cores
 from nutridet_core.data.examples import SPLITS, Candidate, Example, Record, Rejection, Split
+from nutridet_core.data.fingerprint import digest_rows
 from nutridet_core.data.photos import load_photo
+from nutridet_core.data.save import FEATURES, arrow_stream, save_splits
 from nutridet_core.data.sources import NAMED_BY_FILE, open_source, source_signature
 from nutridet_core.data.split import Member, assign_splits, check_shares, find_shared
 from nutridet_core.data.validate import accept
 from nutridet_core.errors import DataError
 
 SET_ASIDE = "set_aside.json"
-FEATURES = Features(
-    {
-        "image": Image(),
-        "id": Value("string"),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "boxes": ListOf(ListOf(Value("float64"))),
-        "barcode": Value("string"),
-        "pixels_sha256": Value("string"),
-        "source": Value("string"),
-        "flags": ListOf(Value("string")),
-    }
-)
-"""One row per photo; boxes are `(x0, y0, x1, y1)` in 0..1."""
 _ROWS_AT_ONCE = 64
 
 Log = Callable[[str], None]
@@ -159,40 +148,47 @@ def check_splits(folder: Path) -> list[str]:
 
 def _write_dataset(spec: DatasetSpec, draft: Path, log: Log) -> tuple[str, dict[str, Any]]:
     """Fingerprint and facts of what was written."""
-    photos = draft / "photos.arrow"
+    photos, labels = draft / "photos.arrow", draft / "labels.arrow"
     categories: Counter[str] = Counter()
-    members, set_aside = _write_photos(_counted(spec.candidates(), categories), photos, log)
+    members, set_aside = _write_photos(_counted(spec.candidates(), categories), photos, labels, log)
     assignment = assign_splits(members, spec.seed, *spec.shares)
+    del members  # before the photos are copied, which takes memory of its own
     set_aside += assignment.set_aside
     reasons = Counter(rejection.reason.value for rejection in set_aside)
     _check_filled(assignment.splits, spec, reasons)
-    splits = _save_splits(Dataset.from_file(str(photos)), assignment.splits, draft)
+    save_splits(photos, assignment.splits, draft)
+    fingerprint = _fingerprint(labels, assignment.splits)
     photos.unlink()
+    labels.unlink()
     facts = {
         "set_aside": dict(sorted(reasons.items())),
-        "splits": {split: len(rows) for split, rows in splits.items()},
+        "splits": {split: assignment.splits.count(split) for split in SPLITS},
         "categories": dict(sorted(categories.items())),
     }
     write_json(draft / SET_ASIDE, {**facts, "photos": [asdict(rejection) for rejection in set_aside]})
-    return _fingerprint(splits), facts
+    return fingerprint, facts
 
 
-def _write_photos(candidates: Iterator[Candidate], path: Path, log: Log) -> tuple[list[Member], list[Rejection]]:
-    """Validate every candidate and stream the good ones to an Arrow file."""
+def _write_photos(
+    candidates: Iterator[Candidate], photos: Path, labels: Path, log: Log
+) -> tuple[list[Member], list[Rejection]]:
+    """Validate every candidate and stream the good ones to an Arrow file, and to another one without the photos."""
     members: list[Member] = []
     set_aside: list[Rejection] = []
     schema = FEATURES.arrow_schema
     with (
         ThreadPoolExecutor(cores()) as threads,  # decoding and hashing leave Python's lock to others
-        pa.OSFile(str(path), "wb") as file,
-        pa.ipc.new_stream(file, schema) as writer,
+        arrow_stream(photos, schema) as all_columns,
+        arrow_stream(labels, schema.remove(schema.get_field_index("image")).remove_metadata()) as few_columns,
     ):
         while batch := list(islice(candidates, _ROWS_AT_ONCE)):
             judged = list(zip(batch, threads.map(accept, batch), strict=True))
             accepted = [(candidate, found) for candidate, found in judged if isinstance(found, Example)]
             set_aside += [found for _, found in judged if isinstance(found, Rejection)]
             members += [Member(e.id, e.barcode, e.pixels_sha256, c.split, c.where) for c, e in accepted]
-            writer.write_table(pa.Table.from_pylist([_to_row(example) for _, example in accepted], schema=schema))
+            rows = pa.Table.from_pylist([_to_row(example) for _, example in accepted], schema=schema)
+            all_columns.write_table(rows)
+            few_columns.write_table(rows.drop_columns("image").replace_schema_metadata())
             log(f"dataset: {len(members)} photos read, {len(set_aside)} set aside")
     return members, set_aside
 
@@ -215,23 +211,17 @@ def _check_filled(assigned: Sequence[Split | None], spec: DatasetSpec, reasons: 
             )
 
 
-def _save_splits(rows: Dataset, assigned: Sequence[Split | None], draft: Path) -> dict[Split, list[Record]]:
-    splits: dict[Split, list[Record]] = {}
-    for split in SPLITS:
-        part = rows.select([index for index, given in enumerate(assigned) if given == split])
-        part.save_to_disk(str(draft / split))
-        splits[split] = [_to_record(row) for row in part.remove_columns("image")]
-    return splits
-
-
-def _fingerprint(splits: dict[Split, list[Record]]) -> str:
+def _fingerprint(labels: Path, assigned: Sequence[Split | None]) -> str:
     """Depends on photos, boxes and splits, not on order or time."""
-    rows = [
-        [split, record.id, record.pixels_sha256, [box.as_tuple() for box in record.boxes]]
-        for split, records in splits.items()
-        for record in records
-    ]
-    return digest(sorted(rows, key=lambda row: (row[0], row[1])))
+    rows = Dataset.from_file(str(labels))
+    by_id = pa.compute.sort_indices(rows.data.column("id")).to_pylist()
+    parts = ((split, rows.select([row for row in by_id if assigned[row] == split])) for split in sorted(SPLITS))
+    return digest_rows(
+        [split, row["id"], row["pixels_sha256"], row["boxes"]]
+        for split, part in parts
+        for table in part.with_format("arrow").iter(_ROWS_AT_ONCE)
+        for row in table.to_pylist()
+    )
 
 
 def _to_row(example: Example) -> dict[str, Any]:

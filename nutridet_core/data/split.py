@@ -21,7 +21,7 @@ from nutridet_core.errors import SettingsError
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "selection", "train")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A photo on its way into a split. `given` is the split that its source demands."""
 

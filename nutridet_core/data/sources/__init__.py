@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nutridet_core.artifacts.store import digest, file_sha256
 from nutridet_core.data.examples import Candidate
+from nutridet_core.data.fingerprint import digest_rows
 from nutridet_core.data.sources.coco import read_coco
 from nutridet_core.data.sources.generated import read_generated
 from nutridet_core.data.sources.hub import read_hub, read_parquet
@@ -66,8 +67,23 @@ def source_signature(spec: str) -> str | None:
         return digest([[path.name, file_sha256(path)] for path in code])
     path = to_folder(rest)
     folder = path.parent if kind == "coco" and path.is_file() else path  # photos lie beside their JSON
-    files = [folder] if folder.is_file() else sorted(file for file in folder.rglob("*") if file.is_file())
-    return digest([[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files])
+    files = [folder] if folder.is_file() else _files_below(folder)
+    return digest_rows([str(file.relative_to(folder)), *_size_and_time(file)] for file in files)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """In the order of sorted paths, with the names of one folder at a time in memory; no linked folder is entered."""
+    for name in sorted(path.name for path in folder.iterdir()):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _parse(spec: str) -> tuple[str, str]:

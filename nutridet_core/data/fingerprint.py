@@ -1,0 +1,20 @@
+"""Fingerprints of many rows: 100,000 photos' names, hashes and boxes need not lie in memory together to be hashed.
+
+Belongs here: the hash of a stream. Does not belong here: which rows there are (`dataset`, `sources`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+
+def digest_rows(rows: Iterable[object]) -> str:
+    """`artifacts.store.digest(list(rows))`, one row at a time."""
+    hashed, comma = hashlib.sha256(b"["), b""
+    for row in rows:
+        hashed.update(comma + json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+        comma = b","
+    hashed.update(b"]")
+    return hashed.hexdigest()
