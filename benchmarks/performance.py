@@ -23,10 +23,14 @@ def render_training() -> str:
 
 
 def render_memory() -> str:
-    """Peaks of each training, without kept activations and with all of them."""
+    """Peaks of each training, by how many activations were kept."""
     head = "| 20 steps in NF4, r = 64, batches of 8 | activations | peak | images/s | loss, first and last five steps |"
     lines = [head, "|---|---|---|---|---|"]
-    for file, kept in (("gpu_smoke", "none kept"), ("gpu_smoke_h200", "all kept")):
+    for file, kept in (
+        ("gpu_smoke", "none kept"),
+        ("gpu_smoke_24gb", "as many kept as a card of 24 GB holds"),
+        ("gpu_smoke_kept", "all kept"),
+    ):
         result = read(file)
         lines += [_memory_row(result, name, f"{kept}, {result['device']}") for name in ("exp1a", "exp1b", "exp2")]
     return "\n".join([*lines, ""])
@@ -51,7 +55,7 @@ def render_evaluation() -> str:
             f"| one photo at a time, the model loaded for each checkpoint | "
             f"{interval(metrics['photos_per_s_one_by_one'])} | {metrics['one_by_one_seconds']:.0f} s, counted from "
             f"{metrics['photos_per_s_one_by_one']['n']} photos |",
-            f"| adapters swapped, batches of 64, cached features | {interval(metrics['photos_per_s'])} | "
+            f"| adapters swapped and merged, batches of 64, cached features | {interval(metrics['photos_per_s'])} | "
             f"{metrics['seconds']:.0f} s, measured: {metrics['ratio_to_one_by_one']:.1f} times faster |",
             "",
             made(result),
@@ -62,7 +66,7 @@ def render_evaluation() -> str:
 
 def render_smoke() -> str:
     """Agreement of answers and sizes of files."""
-    result = read("gpu_smoke_h200")
+    result = read("gpu_smoke_24gb")
     head = "| against the adapter in batches of 16, n = 200 | equal answers | equal or parted within rounding |"
     lines = [head, "|---|---|---|"]
     for name, found in result["parity"]["agreement"].items():
@@ -91,7 +95,21 @@ def render_two_gpus() -> str:
             "" if apart is None else f"{100 * apart:.2f} %",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{result.get('note', '')} {made(result)}".strip(), ""])
+    return "\n".join([*lines, "", f"{result.get('note', '')} {made(result)}".strip(), "", *_killed(), ""])
+
+
+def _killed() -> list[str]:
+    """What became of the training whose one process was killed."""
+    result = read("two_gpus_killed")
+    row, apart = result["rows"][-1], result["metrics"]["loss_difference"]["DDP, one killed"]
+    steps = sum(int(step) > int(row["resumed_from"].split("-")[1]) for step in row["losses"])
+    return [
+        "One of two processes killed after a checkpoint (SIGKILL, NCCL): the launcher and the other one ended within "
+        f"{row['seconds_to_end']:.1f} s, {row['left_behind']} were left; started again, the training went on from "
+        f"`{row['resumed_from']}`, and its losses differ from those of one process by at most {100 * apart:.2f} % "
+        f"(n = {steps} after it); all checkpoints whole: {'yes' if row['complete'] else 'no'}. {result['note']} "
+        f"{made(result)}",
+    ]
 
 
 def made(result: dict[str, Any]) -> str:
@@ -108,11 +126,11 @@ def interval(estimate: dict[str, Any], digits: int = 1) -> str:
 
 def render_headline() -> str:
     """What was measured of the 7B model without its weights."""
-    training, smoke = read("training")["metrics"], read("gpu_smoke")["metrics"]
+    training, smoke = read("training")["metrics"], read("gpu_smoke_24gb")["metrics"]
     rate, ratio = interval(training["images_per_s"]), interval(training["ratio_to_seed_recipe"])
     return (
         f"Qwen2-VL-7B's shape with random weights, one H100: training at {rate} images/s, {ratio} times the published "
-        f"recipe with the same LoRA; QLoRA in at most {smoke['qlora_r64_bs8_peak_gib']:.1f} GiB; "
+        f"recipe with the same LoRA; QLoRA in {smoke['qlora_r64_bs8_peak_gib']:.1f} GiB on a card held to 24 GB; "
         "[more](docs/performance.md)."
     )
 

@@ -1,5 +1,5 @@
-"""Fills the tables of README, embedded model's card, docs/performance.md, docs/promises.md
-and docs/large-collections.md from result files.
+"""Fills the tables of README, embedded model's card, docs/performance.md, docs/promises.md, docs/large-collections.md
+and docs/cost-growth.md from result files.
 
     python -m benchmarks.readme [--check]
 
@@ -15,8 +15,9 @@ from typing import Any
 
 from benchmarks import performance
 from benchmarks.cost import render_batch, render_cost
+from benchmarks.costs.page import render_costs
 from benchmarks.performance import percent, read
-from benchmarks.serving.page import render_serving
+from benchmarks.serving.page import render_first_serving, render_serving
 from benchmarks.torture.page import render_torture
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ PROMISES = ROOT / "docs" / "promises.md"
 GPUS = ROOT / "docs" / "several-gpus.md"
 SERVING = ROOT / "docs" / "serving.md"
 COLLECTIONS = ROOT / "docs" / "large-collections.md"
+COSTS = ROOT / "docs" / "cost-growth.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
@@ -44,9 +46,11 @@ def main(check: bool) -> int:
         (PERFORMANCE, "smoke", performance.render_smoke),
         (GPUS, "two_gpus", performance.render_two_gpus),
         (SERVING, "vllm", render_serving),
+        (SERVING, "vllm_first", render_first_serving),
         (PROMISES, "torture", render_torture),
         (COLLECTIONS, "batch", render_batch),
         (COLLECTIONS, "cost", render_cost),
+        (COSTS, "costs", render_costs),
     ]
     differences = 0
     for path, name, rendered in blocks:

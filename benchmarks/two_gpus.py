@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=PHOTOS)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "two_gpus.json")
+    parser.add_argument("--only", nargs="+", default=[], help="names of rows; without it, all")
     parser.add_argument("--row", help="be a process of this row")
     given = parser.parse_args()
     bench = Bench(given.shape, given.base, given.work, given.epochs, given.processes)
@@ -113,8 +115,9 @@ def main() -> None:
         return
     write_base(given.shape, given.base)
     prepare_dataset(DatasetSpec(f"generated:{given.photos}:{SEED}"), given.work / "dataset")
-    found = [measured(bench, row) for row in all_rows]
-    write_json(given.out, result_of(bench, found))
+    found = [measured(bench, row) for row in all_rows if not given.only or row.name in given.only]
+    only = " ".join(["", "--only", *map(shlex.quote, given.only)]) if given.only else ""
+    write_json(given.out, result_of(bench, found) | {"command": f"{command_of(bench)}{only}"})
 
 
 def train_row(bench: Bench, row: Row) -> None:
@@ -200,6 +203,11 @@ def _seconds_per_step(times: list[tuple[int, float]], steps: int, epochs: int) -
     ]
 
 
+def command_of(bench: Bench) -> str:
+    """What makes the result."""
+    return f"python -m benchmarks.two_gpus --shape {bench.shape} --processes {bench.processes} --epochs {bench.epochs}"
+
+
 def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Rates with intervals, ratios to one process, and the largest difference of losses."""
     by_name = {row["name"]: row for row in found}
@@ -209,7 +217,7 @@ def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
         row["name"]: _difference(one, row) for row in found if "losses" in row and row["batch"] == one["batch"]
     }
     return {
-        **header(f"python -m benchmarks.two_gpus --shape {bench.shape} --processes {bench.processes}"),
+        **header(command_of(bench)),
         "n": one.get("steps", 0),
         "processes": bench.processes,
         "image_tokens": SHAPES[bench.shape]["cells"],

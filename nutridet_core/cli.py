@@ -249,7 +249,8 @@ def serve(
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at an alias.")] = 30.0,
     vllm: Annotated[str, typer.Option(help="The vllm program; may lie in another environment.")] = "vllm",
     gpu_share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of the GPU's memory, for vllm.")] = 0.8,
-    drafts: Annotated[bool, typer.Option(help="Draft the grammar's tokens for vllm: fewer steps.")] = False,
+    drafts: Annotated[bool, typer.Option(help="Draft the grammar's tokens for vllm: few clients wait less.")] = False,
+    graphs: Annotated[bool, typer.Option(help="CUDA graphs for all that vllm does: faster, a slower start.")] = False,
     vllm_flag: Annotated[list[str] | None, typer.Option(help="A further flag of vllm's own; may be repeated.")] = None,
     beside: Annotated[
         list[str] | None, typer.Option(help="Another model to compare with: base, merged, fp8 or NAME=FOLDER.")
@@ -263,7 +264,7 @@ def serve(
         ServeArguments(
             model=model, engine=engine, url=url, weights=weights, host=host, port=port, places=places,
             seconds=seconds, max_mb=max_mb, max_megapixels=max_megapixels, allow_host=tuple(allow_host or ()),
-            poll_seconds=poll_seconds, vllm=vllm, gpu_share=gpu_share, drafts=drafts,
+            poll_seconds=poll_seconds, vllm=vllm, gpu_share=gpu_share, drafts=drafts, graphs=graphs,
             vllm_flags=tuple(vllm_flag or ()), beside=tuple(beside or ()),
         ),
     )  # fmt: skip

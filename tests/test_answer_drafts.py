@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nutridet_core.boxes import Box
 from nutridet_core.families import QWEN2_5_VL
-from nutridet_core.profiles import QWEN2_5_VL_7B, TINY
+from nutridet_core.profiles import QWEN2_5_VL_7B, QWEN2_VL_7B, TINY
 from nutridet_core.serving.in_vllm import answer_drafts
 from nutridet_core.serving.in_vllm.answer_drafts import HEADER, TEMPLATE, AnswerDrafts, Template
 from nutridet_core.serving.vllm_command import VllmOptions, command, environment
@@ -119,6 +119,15 @@ def test_vllm_finds_the_class_by_its_name(vllm: Any) -> None:
     module, name = path.rsplit(".", 1)
     assert Path(importlib.import_module(module).__file__ or "") == Path(answer_drafts.__file__)
     assert callable(getattr(importlib.import_module(module), name)(vllm).propose)
+
+
+def test_graphs_fit_the_largest_photo_and_its_prompt() -> None:
+    line = command(QWEN2_VL_7B, "/weights", 1, VllmOptions(graphs=True))
+    found = json.loads(line[line.index("--compilation-config") + 1])
+    tokens = QWEN2_VL_7B.contract.max_pixels // 28**2
+    assert tokens in found["encoder_cudagraph_token_budgets"]
+    assert tokens < found["max_cudagraph_capture_size"] and found["max_cudagraph_capture_size"] % 16 == 0
+    assert "--compilation-config" not in command(QWEN2_VL_7B, "/weights", 1, VllmOptions())
 
 
 def test_requests_are_told_apart(vllm: Any, tokenizer: Any) -> None:

@@ -30,10 +30,11 @@ from benchmarks.serving.servers import address_file, find, profile_of
 from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
-    "bf16,fp8-fast,fp8-fast-four",
-    "tiny-bf16,tiny-fp8,fp8,fp8-drafts,fp8-four",
-    "bf16-drafts,fp8-drafts-graphs,fp8-drafts-full,fp8-drafts-resized",
-    "fp8-all,fp8-all-drafts-graphs,online-fp8",
+    "bf16,fp8-fast,fp8-four",
+    "fp8-fast-four,fp8-fast-resized,fp8-four-graphs,fp8-four-resized",
+    "tiny-bf16,tiny-fp8,fp8,fp8-drafts",
+    "bf16-drafts,fp8-drafts-graphs,fp8-drafts-resized,fp8-all",
+    "fp8-all-drafts-graphs,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
 BEHIND_THE_GATEWAY = "fp8-fast-four"

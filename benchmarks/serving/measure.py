@@ -102,6 +102,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "fp8-fast": (singles, answers, throughput),
     "fp8-four": (singles, answers, crowd),
     "fp8-fast-four": (singles, answers, crowd),
+    "fp8-four-graphs": (singles, answers, crowd),
+    "fp8-four-resized": (singles, answers, crowd),
     "fp8-all-drafts-graphs": (singles, answers, throughput),
     "tiny-bf16": (answers,),
     "tiny-fp8": (answers,),

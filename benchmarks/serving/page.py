@@ -9,35 +9,52 @@ from typing import Any
 
 from benchmarks.performance import interval, read
 
-_OWN, _OWN_ALL, _CLIENT = "own answers", "own answers, all", "client's mean"
+_OWN, _OWN_ALL, _RULED, _CLIENT = "own answers", "own answers, all", "grammar", "client's mean"
 
 
 def render_serving() -> str:
     """Speed and agreement of each server that was measured, and the parts of one request."""
     result = read("serving")
-    head = "| server | one at a time, p50 ms | speed | 32 together, photos/s | weights | IoU of boxes with bf16 |"
-    lines = [head, "|---|---|---|---|---|---|"]
-    lines += [_row(result, server) for server in result["servers"] if server["state"] == "measured"]
+    return "\n".join([*_table(result), "", *_breakdown(result["breakdown_ms"]), "", *_crowds(result), ""])
+
+
+def render_first_serving() -> str:
+    """An earlier run of more configurations."""
+    return "\n".join([*_table(read("serving_first")), ""])
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    head = [
+        "server", "drawn photos, one at a time, p50 ms", "speed", "576 image tokens, one at a time, p50 ms", "speed",
+        "drawn photos, 32 together, photos/s", "576 image tokens, 128 together, photos/s", "weights",
+        "IoU of boxes with bf16",
+    ]  # fmt: skip
+    rows = [_row(result, server) for server in result["servers"] if server["state"] == "measured"]
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "vllm"))
     device = result["device"].splitlines()[0].split(",")[0]
     made = f"({device}, {versions}; {result['note']} `{result['command']}`)"
-    return "\n".join([*lines, "", made, "", *_breakdown(result["breakdown_ms"]), "", *_crowds(result), ""])
+    return [*(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]), "", made]
 
 
-def _row(result: dict[str, Any], server: dict[str, Any]) -> str:
+def _row(result: dict[str, Any], server: dict[str, Any]) -> list[str]:
     name = server["server"]
-    single = _find(result["single_stream"], name, _OWN)
-    crowd = _find(result["together"], name, _OWN_ALL)
+    own, ruled = (_find(result["single_stream"], name, row) for row in (_OWN, _RULED))
+    crowd, many = _find(result["together"], name, _OWN_ALL), _find(result["together"], name, _RULED, 128)
     alike = _find(result["answers"], name, _OWN_ALL)
-    cells = (
+    return [
         f"`{name}`: {server['shows']}",
-        interval(single["p50_ms"]) if single else "",
-        interval(single["speedup"], 2) if single else "",
+        *_single(own),
+        *_single(ruled),
         interval(crowd["photos_per_s"]) if crowd else "",
+        interval(many["photos_per_s"]) if many else "",
         f"{server['weights_gib']:.1f} GiB",
         interval(alike["iou"], 3) if alike else "",
-    )
-    return f"| {' | '.join(cells)} |"
+    ]
+
+
+def _single(row: dict[str, Any] | None) -> tuple[str, str]:
+    """Time and speed."""
+    return (interval(row["p50_ms"]), interval(row["speedup"], 2)) if row else ("", "")
 
 
 def _breakdown(parts: dict[str, Any]) -> list[str]:
@@ -62,5 +79,12 @@ def _crowds(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _find(rows: list[dict[str, Any]], server: str, row: str) -> dict[str, Any] | None:
-    return next((each for each in rows if (each["server"], each["row"]) == (server, row)), None)
+def _find(rows: list[dict[str, Any]], server: str, row: str, together: int | None = None) -> dict[str, Any] | None:
+    return next(
+        (
+            each
+            for each in rows
+            if (each["server"], each["row"]) == (server, row) and together in (None, each.get("together"))
+        ),
+        None,
+    )

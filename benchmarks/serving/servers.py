@@ -19,7 +19,7 @@ from pathlib import Path
 from nutridet_core.artifacts.store import MANIFEST
 from nutridet_core.profiles import QWEN2_VL_7B, TINY, Profile
 from nutridet_core.serving.vllm import start
-from nutridet_core.serving.vllm_command import VllmOptions
+from nutridet_core.serving.vllm_command import VllmOptions, cuda_graphs
 
 WIDE = replace(QWEN2_VL_7B, name="wide", revision=None, max_new_tokens=TINY.max_new_tokens)
 """The contract of Qwen2-VL-7B: up to 600 image tokens."""
@@ -31,17 +31,10 @@ _FEW = ("--kv-cache-memory-bytes", str(1 * 2**30))
 _SMALL = ("--kv-cache-memory-bytes", str(2**28))
 _CPU = (*_SMALL, "--enforce-eager", "--dtype", "float32", "--skip-mm-profiling", "--max-num-seqs", "8",
         "--max-num-batched-tokens", "640")  # fmt: skip
-_ENCODER = {
-    "cudagraph_mm_encoder": True,
-    "encoder_cudagraph_token_budgets": [150, 600, 1200, 2400],  # of image tokens: a photo takes the next larger graph
-    "encoder_cudagraph_max_vision_items_per_batch": 4,
-}
-_GRAPHS = ("--compilation-config", json.dumps(_ENCODER))
+_TOWER = {name: value for name, value in cuda_graphs(WIDE.contract).items() if "encoder" in name}
+_GRAPHS = ("--compilation-config", json.dumps(_TOWER))
 _ON_GPU = {"min_pixels": WIDE.min_pixels, "max_pixels": WIDE.max_pixels, "device": "cuda"}  # takes the place of ours
-_RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU))
-_PROMPT = 640  # tokens of the longest prompt: vLLM's own graphs end at 512
-_ALL_GRAPHS = {**_ENCODER, "cudagraph_mode": "FULL", "max_cudagraph_capture_size": _PROMPT}
-_FULL = ("--compilation-config", json.dumps(_ALL_GRAPHS))
+_RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU), "--skip-mm-profiling")  # it pins tensors of the CPU
 _FOUR = ("--api-server-count", "4")
 
 
@@ -53,6 +46,7 @@ class Server:
     weights: str
     """Folder below the work folder."""
     drafts: bool = False
+    graphs: bool = False
     flags: tuple[str, ...] = _FEW
     tiny: bool = False
     shows: str = ""
@@ -68,16 +62,19 @@ SERVERS = (
     Server("fp8-all-drafts-graphs", "fp8-all", drafts=True, flags=(*_MANY, *_GRAPHS),
            shows="and the vision tower in FP8 too"),
     Server("fp8-all", "fp8-all", shows="the vision tower in FP8 too, nothing else"),
-    Server("fp8-drafts-full", "fp8", drafts=True, flags=(*_FEW, *_FULL),
-           shows="CUDA graphs for every batch, the whole prompt's too"),
     Server("fp8-drafts-resized", "fp8", drafts=True, flags=(*_FEW, *_RESIZED_ON_GPU),
            shows="photos resized and cut into patches on the GPU"),
-    Server("fp8-fast", "fp8", drafts=True, flags=(*_MANY, *_FULL, *_RESIZED_ON_GPU),
-           shows="FP8, drafts, CUDA graphs for everything, photos resized on the GPU"),
-    Server("fp8-fast-four", "fp8", drafts=True, flags=(*_MANY, *_FULL, *_RESIZED_ON_GPU, *_FOUR),
+    Server("fp8-fast", "fp8", drafts=True, graphs=True, flags=_MANY, shows="FP8, drafts, CUDA graphs for everything"),
+    Server("fp8-fast-resized", "fp8", drafts=True, graphs=True, flags=(*_MANY, *_RESIZED_ON_GPU),
+           shows="and photos resized on the GPU"),
+    Server("fp8-fast-four", "fp8", drafts=True, graphs=True, flags=(*_MANY, *_FOUR),
            shows="and four processes for HTTP and photos"),
     Server("fp8-four", "fp8", flags=(*_MANY, *_GRAPHS, *_FOUR),
            shows="FP8, CUDA graphs of the vision tower, four processes for HTTP and photos, no drafts"),
+    Server("fp8-four-graphs", "fp8", graphs=True, flags=(*_MANY, *_FOUR),
+           shows="FP8, CUDA graphs for everything, four processes for HTTP and photos, no drafts"),
+    Server("fp8-four-resized", "fp8", graphs=True, flags=(*_MANY, *_RESIZED_ON_GPU, *_FOUR),
+           shows="and photos resized on the GPU"),
     Server("online-fp8", "bf16", flags=(*_FEW, "--quantization", "fp8_per_tensor"),
            shows="vLLM quantises while loading"),
     Server("tiny-bf16", "tiny-bf16", drafts=True, flags=(*_SMALL, "--enforce-eager"), tiny=True,
@@ -115,8 +112,9 @@ async def keep(server: Server, work: Path, program: str) -> None:
         await asyncio.sleep(0.2)
     began = time.monotonic()
     options = VllmOptions(
-        program=program, gpu_share=0.02, drafts=server.drafts, flags=(*UNCACHED, *server.flags), start_seconds=500
-    )
+        program=program, gpu_share=0.02, drafts=server.drafts, graphs=server.graphs,
+        flags=(*UNCACHED, *server.flags), start_seconds=500,
+    )  # fmt: skip
     engine = await start(profile_of(server), str(weights), options, print)
     line = {"url": engine.url, "key": engine.key, "start_seconds": time.monotonic() - began}
     address_file(work, server.name).write_text(json.dumps(line))

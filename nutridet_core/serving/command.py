@@ -44,6 +44,7 @@ class ServeArguments:
     vllm: str
     gpu_share: float
     drafts: bool = False
+    graphs: bool = False
     vllm_flags: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
@@ -80,7 +81,7 @@ def launch_options(given: ServeArguments) -> LaunchOptions:
         precision=_one_of("weights", given.weights, list(get_args(Precision))),  # type: ignore[arg-type]
         url=given.url,
         key=os.environ.get(ENGINE_KEY) or None,
-        vllm=VllmOptions(given.vllm, given.gpu_share, drafts=given.drafts, flags=given.vllm_flags),
+        vllm=VllmOptions(given.vllm, given.gpu_share, drafts=given.drafts, graphs=given.graphs, flags=given.vllm_flags),
         poll_seconds=given.poll_seconds,
         beside=given.beside,
     )
