@@ -1,6 +1,7 @@
 """Processes that another one starts: what binds them to it, and many that do one thing.
 
-Belongs here: the kernel's bond between parent and child, work in order over several processes. Does not belong here:
+Belongs here: the kernel's bond between parent and child, work in order over several processes, different work side by
+side in forks. Does not belong here:
 how a worker is started or ended (`nutridet_assets.launchers`), or processes that train together (`training.ranks`).
 """
 
@@ -11,11 +12,14 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
 
 from nutridet_core.errors import MachineError
 
@@ -63,9 +67,65 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) 
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise MachineError(
-            "a process was killed", where="this machine",
-            remedy="Look for what killed it, memory above all, and run the same again.",
-        ) from error  # fmt: skip
+        raise _killed() from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def can_fork() -> bool:
+    """Whether a fork of this process could compute: on Linux, while it has one thread. Those of torch and OpenMP do not
+    survive a fork, and whatever was waiting for them would wait forever.
+    """
+    return sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
+    """Results of all jobs, each in a fork of this process (`can_fork`) that ends with it.
+
+    Raises:
+        Exception: what the first job to fail raised; the others are ended.
+        MachineError: when a process was killed.
+    """
+    context, started, results = get_context("fork"), dict[Any, BaseProcess](), dict[Any, R]()
+    try:
+        for job in jobs:
+            here, there = context.Pipe(duplex=False)
+            started[here] = context.Process(target=_tell, args=(job, there))
+            started[here].start()
+            there.close()  # so that its end is heard when the process was killed
+        while waiting := started.keys() - results:
+            results |= {here: _heard(here) for here in wait(waiting)}
+        return [results[here] for here in started]
+    finally:
+        for process in started.values():
+            process.terminate()
+        for process in started.values():
+            process.join()
+
+
+def _tell(job: Callable[[], Any], there: Connection) -> None:
+    """In a fork: do the job and tell what came of it."""
+    end_with_parent()
+    try:
+        result = job()
+    except Exception as error:
+        there.send((None, error))
+    else:
+        there.send((result, None))
+
+
+def _heard(here: Any) -> Any:
+    try:
+        result, error = here.recv()
+    except EOFError:
+        raise _killed() from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _killed() -> MachineError:
+    return MachineError(
+        "a process was killed", where="this machine",
+        remedy="Look for what killed it, memory above all, and run the same again.",
+    )  # fmt: skip

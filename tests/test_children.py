@@ -79,3 +79,42 @@ def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         parent.kill()
     for process in drawing:
         until(lambda process=process: gone(process))
+
+
+def in_one_thread(script: str) -> str:
+    """What a script prints whose process has one thread, which this one has not."""
+    lines = f"import os, signal, time\nfrom nutridet_core.children import can_fork, side_by_side\n{script}"
+    return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_jobs_side_by_side_give_their_results_in_order() -> None:
+    jobs = "[lambda: (time.sleep(0.3), 'slow')[1], lambda: 'quick', os.getpid]"
+    told = in_one_thread(f"a, b, c = side_by_side({jobs})\nprint(can_fork(), a, b, c != os.getpid())")
+    assert told == "True slow quick True"
+
+
+def test_a_job_that_fails_ends_the_others() -> None:
+    told = in_one_thread(
+        "from nutridet_core.errors import AuditError\n"
+        "def fail():\n    raise AuditError('no', evidence={'rows': 3}, remedy='Look.')\n"
+        "began = time.monotonic()\n"
+        "try:\n    side_by_side([lambda: time.sleep(60), fail])\n"
+        "except AuditError as error:\n    print(error, error.evidence, time.monotonic() - began < 30)"
+    )
+    assert told == "no. Look. {'rows': 3} True"
+
+
+def test_a_job_that_is_killed_is_an_error_with_a_remedy() -> None:
+    told = in_one_thread(
+        "from nutridet_core.errors import MachineError\n"
+        "try:\n    side_by_side([lambda: os.kill(os.getpid(), signal.SIGKILL)])\n"
+        "except MachineError as error:\n    print(error)"
+    )
+    assert "memory" in told
+
+
+def test_a_process_with_threads_does_not_fork() -> None:
+    told = in_one_thread(
+        "import threading\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\nprint(can_fork())"
+    )
+    assert told == "False"

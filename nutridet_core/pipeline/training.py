@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nutridet_core.artifacts.layout import checkpoints
 from nutridet_core.artifacts.locks import claimed
 from nutridet_core.artifacts.store import MANIFEST, Manifest, read_manifest, reusable, seal, write_json, writing
+from nutridet_core.children import can_fork, cores, side_by_side
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.audits import Audit, audit_adapter_active, audit_contract
@@ -20,25 +22,46 @@ from nutridet_core.pipeline.context import Context, score_model, scores_config
 
 if TYPE_CHECKING:
     from nutridet_core.features import FeatureStore
+    from nutridet_core.training.ranks import Ranks
     from nutridet_core.training.trainer import TrainingRun
 
 CHOICE = "choice.json"
 
 
 def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
-    """Fine-tune the experiments one after another; each is resumed, or kept when it is done."""
+    """Fine-tune the experiments; each is resumed, or kept when it is done.
+
+    One after another on a GPU. Without one, small steps gain little from a second core, so experiments share the cores.
+    """
     from nutridet_core.features import FeatureStore
     from nutridet_core.training.ranks import Ranks
     from nutridet_core.training.train import train
 
-    ranks, features = Ranks.join(), FeatureStore()
-    runs = [_run(context, name) for name in names]
-    if ranks.leads:
-        manifests = _train_recorded(context, runs, features)
-    else:
+    ranks, runs = Ranks.join(), [_run(context, name) for name in names]
+    if not ranks.leads:
+        features = FeatureStore()
         manifests = [train(run, features=features) for run in runs]
+    elif len(parts := _parts(runs, ranks)) > 1:
+        threads = cores() // len(parts)
+        side_by_side([lambda: [_open_run(context, run) for run in runs]])  # two would both create MLflow's database
+        trained = side_by_side([partial(_train_recorded, context, part, threads) for part in parts])
+        by_name = {manifest.name: manifest for part in trained for manifest in part}
+        manifests = [by_name[name] for name in names]
+    else:
+        manifests = _train_recorded(context, runs)
     ranks.leave()
     return manifests
+
+
+def _parts(runs: Sequence[TrainingRun], ranks: Ranks) -> list[list[TrainingRun]]:
+    """Those that train in one process: all, or those that share a frozen tower's features, and each other one alone."""
+    from nutridet_core.training.plan import fit_in_memory
+
+    frozen = [run for run in runs if "vision" not in run.experiment.towers]
+    parts = [[run] for run in runs if run not in frozen] + ([frozen] if frozen else [])
+    apart = ranks.world == 1 and ranks.device.type == "cpu" and 1 < len(parts) <= cores() and can_fork()
+    experiments = [run.experiment for run in runs]
+    return parts if apart and fit_in_memory(runs[0].profile, experiments, len(parts)) else [list(runs)]
 
 
 def _run(context: Context, name: str) -> TrainingRun:
@@ -50,13 +73,22 @@ def _run(context: Context, name: str) -> TrainingRun:
     )
 
 
-def _train_recorded(context: Context, runs: Sequence[TrainingRun], features: FeatureStore) -> list[Manifest]:
-    """Train, and tell MLflow; of several ranks, the first one does."""
+def _train_recorded(context: Context, runs: Sequence[TrainingRun], threads: int | None = None) -> list[Manifest]:
+    """Train one after another, and tell MLflow; of several ranks, the first one does.
+
+    Args:
+        threads: of torch; without it, one for each core.
+    """
+    import torch
+
+    from nutridet_core.features import FeatureStore
     from nutridet_core.training.plan import memory_notices
 
+    if threads:
+        torch.set_num_threads(threads)
     for notice in memory_notices(context.profile, [run.experiment for run in runs]):
         context.log(notice)
-    manifests = []
+    features, manifests = FeatureStore(), []
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         with claimed(run.folder):  # two processes would delete each other's unfinished checkpoints
@@ -67,13 +99,18 @@ def _train_recorded(context: Context, runs: Sequence[TrainingRun], features: Fea
 def _train_one(context: Context, run: TrainingRun, features: FeatureStore) -> Manifest:
     from nutridet_core.training.train import train
 
-    run_id = context.open_run(run.experiment.name, run.config, stage="training")
-    context.tracker.describe(run_id, run.experiment.summary)
+    run_id = _open_run(context, run)
     record = _to_mlflow(context, run_id)
     with context.tracker.step(run_id):
         manifest = train(run, log=context.log, on_metrics=record, mlflow_run_id=run_id, features=features)
         context.tracker.log_file(run_id, run.folder / MANIFEST, "adapter")
     return manifest
+
+
+def _open_run(context: Context, run: TrainingRun) -> str:
+    run_id = context.open_run(run.experiment.name, run.config, stage="training")
+    context.tracker.describe(run_id, run.experiment.summary)
+    return run_id
 
 
 def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nutridet_core.artifacts.disk import free_bytes, gigabytes
 from nutridet_core.artifacts.hub import Remote, RemoteFile, cache_folder, fetch, list_files
 from nutridet_core.data.sources.hub import remote as photos_at
@@ -198,6 +200,13 @@ def memory_notices(profile: Profile, experiments: Sequence[Experiment]) -> list[
     network = count_network(_config_folder(base_source(profile)), profile, experiments)
     verdicts = {what: (size, verdict(size, gpu)) for what, size in memory_bytes(profile, network).items()}
     return [f"{what}: about {_gib(size)}{said}" for what, (size, said) in verdicts.items() if said]
+
+
+def fit_in_memory(profile: Profile, experiments: Sequence[Experiment], processes: int) -> bool:
+    """Whether this machine, without a GPU, has room for so many of these trainings at once."""
+    network = count_network(_config_folder(base_source(profile)), profile, experiments)
+    largest = max(memory_bytes(profile, network).values())
+    return bool(processes * largest <= MEMORY_SHARE * psutil.virtual_memory().available)
 
 
 def verdict(needed: int, gpu: Gpu | None) -> str:
