@@ -45,7 +45,8 @@ def main(given: argparse.Namespace) -> None:
         took = f"{time.monotonic() - began:.0f} s"
         print(f"{position}/{len(left)}: round {number + 1}, {curve.name} at {point}, {took}", flush=True)
     command = f"python -m benchmarks.costs --rounds {given.rounds}"
-    write_json(RESULT, {**header(command, processor_name()), **summarise(_read(kept))})
+    note = {"note": given.note} if given.note else {}
+    write_json(RESULT, {**header(command, processor_name()), **note, **summarise(_read(kept))})
     PLOT.write_bytes(plot(json.loads(RESULT.read_text())))
 
 
@@ -74,5 +75,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="runs of every point (default %(default)s)")
     parser.add_argument("--only", default="", help="curves whose name holds this")
+    parser.add_argument("--note", default="", help="what a reader of the result should know")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "nutridet-costs")
     main(parser.parse_args())

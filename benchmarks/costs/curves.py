@@ -23,8 +23,8 @@ CELLS = (36, 72, 144, 288)
 _TO_TRAIN, _TO_SCORE = 24, 32
 """Photos of a run where their number is not what is varied."""
 MANY = (1_000, 10_000, 100_000)
-DRAWN = (100, 200, 600)
-_DRAWING = "generated:1000:1"
+DRAWN = (100, 200, 600, 3_000)
+_DRAWING = "generated:100000:1"
 """A source that several processes draw; no more are asked for than a point needs."""
 _SPARE = 2
 

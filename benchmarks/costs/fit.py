@@ -5,20 +5,26 @@ Belongs here: the line, its interval, the verdict. Does not belong here: what is
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
 TOLERANCE = 0.10
-"""A curve is linear when the mean at each point lies within this share of the line."""
+"""A curve is linear when the median at each point lies within this share of the line."""
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Line:
-    """Least squares over all runs; the interval (95 %) is a bootstrap over runs."""
+    """Least squares through the median of each point's runs; the interval (95 %) is a bootstrap over those runs.
+
+    Medians, since a neighbour on the machine makes some runs much slower, and none faster.
+    """
 
     slope: float
     low: float
@@ -26,13 +32,13 @@ class Line:
     intercept: float
     r2: float
     worst: float
-    """The largest distance of a point's mean from the line, as a share of the line there."""
+    """The largest distance of a median from the line, as a share of the line there."""
     n: int
     """Runs."""
 
     @property
     def is_linear(self) -> bool:
-        """Whether no point's mean is further from the line than `TOLERANCE`."""
+        """Whether no point's median is further from the line than `TOLERANCE`."""
         return self.worst <= TOLERANCE
 
     @property
@@ -51,38 +57,36 @@ class Line:
 
 def fit_line(xs: Sequence[float], ys: Sequence[float]) -> Line:
     """The line through runs: `xs` with repeats, and what each run cost."""
-    x, y = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
-    slope, intercept = _least_squares(x, y)
-    line = intercept + slope * x
-    means = {float(value): float(y[x == value].mean()) for value in np.unique(x)}
-    worst = max(abs(mean / (intercept + slope * value) - 1) for value, mean in means.items())
-    spread = float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - float(((y - line) ** 2).sum()) / spread if spread else 1.0
-    low, high = np.percentile(_slopes(x, y), [2.5, 97.5])
-    return Line(slope, float(low), float(high), intercept, r2, worst, len(x))
+    runs: dict[float, list[float]] = defaultdict(list)
+    for x, y in zip(xs, ys, strict=True):
+        runs[x].append(y)
+    points, medians = np.array(list(runs)), np.array([np.median(costs) for costs in runs.values()])
+    slope, intercept = _least_squares(points, medians)
+    line = intercept + slope * points
+    spread = float(((medians - medians.mean()) ** 2).sum())
+    r2 = 1 - float(((medians - line) ** 2).sum()) / spread if spread else 1.0
+    low, high = np.percentile(_slopes(points, list(runs.values())), [2.5, 97.5])
+    return Line(slope, float(low), float(high), intercept, r2, float(np.abs(medians / line - 1).max()), len(xs))
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:
-    """The mean of a few values, with Student's 95 % interval: a bootstrap over so few would be too narrow."""
+    """The mean of a few values with Student's 95 % interval: a bootstrap over so few is too narrow. One has none."""
     from scipy.stats import t
 
     array = np.asarray(values, dtype=float)
-    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5) if len(array) > 1 else np.inf
-    return {"value": float(array.mean()), "low": float(array.mean()) - half, "high": float(array.mean()) + half,
-            "n": len(array)}  # fmt: skip
+    n, mean = len(array), float(array.mean())
+    half = float(t.ppf(0.975, n - 1) * array.std(ddof=1) / n**0.5) if n > 1 else 0.0
+    return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def _slopes(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Of resampled runs; a sample whose runs are all of one point has no slope and is drawn again."""
-    rng, slopes = np.random.default_rng(0), []
-    while len(slopes) < _RESAMPLES:
-        drawn = rng.integers(0, len(x), len(x))
-        if np.ptp(x[drawn]) > 0:
-            slopes.append(_least_squares(x[drawn], y[drawn])[0])
-    return slopes
+def _slopes(points: Array, runs: Sequence[Sequence[float]]) -> list[float]:
+    """Of resampled runs, each point's among themselves."""
+    rng = np.random.default_rng(0)
+    medians = np.array([np.median(rng.choice(costs, (_RESAMPLES, len(costs))), axis=1) for costs in runs])
+    return [_least_squares(points, drawn)[0] for drawn in medians.T]
 
 
-def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def _least_squares(x: Array, y: Array) -> tuple[float, float]:
     centred = x - x.mean()
     slope = float((centred * y).sum() / (centred**2).sum())
     return slope, float(y.mean() - slope * x.mean())

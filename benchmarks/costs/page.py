@@ -33,7 +33,8 @@ def render_costs() -> str:
     """Seconds, cores, memory."""
     result = read("costs")
     metrics = result["metrics"]
-    parts = [_seconds(metrics["seconds"]), _cores(metrics["cores"]), _memory(metrics["memory"]), [made(result), ""]]
+    parts = [_seconds(metrics["seconds"]), _cores(metrics["cores"]), _memory(metrics["memory"])]
+    parts.append([f"{result.get('note', '')} {made(result)}".strip(), ""])
     return "\n".join(line for part in parts for line in part)
 
 
@@ -72,20 +73,26 @@ def _cores(found: dict[str, Any]) -> list[str]:
 
 
 def _memory(found: dict[str, Any]) -> list[str]:
-    head = "| | photos | own memory at its peak, MiB | with pages of files | 1,000 more photos add, MiB of own memory |"
-    lines = [head, "|---|---|---|---|---|"]
+    head = "| photos | own memory at its peak, MiB | with pages of files | each 1,000 more than the row above, MiB |"
+    lines = [head, "|---|---|---|---|"]
     for name, row in found.items():
-        slope = _slope(row["line"]["own"], 1000)
-        for number, (photos, own) in enumerate(row["mib"]["own"].items()):
+        own, before = row["mib"]["own"], None
+        for photos, mib in own.items():
+            more = 1000 * (mib["value"] - own[before]["value"]) / (int(photos) - int(before)) if before else None
             cells = (
-                name if number == 0 else "",
-                f"{int(photos):,}",
-                f"{interval(own, 0)} (n = {own['n']})",
-                interval(row["mib"]["resident"][photos], 0),
-                interval(slope, 2) if number == 0 else "",
+                f"{name}, {int(photos):,}",
+                f"{_between(mib)} (n = {mib['n']})",
+                _between(row["mib"]["resident"][photos]),
+                "" if more is None else f"{more:.3g}",
             )
             lines.append(f"| {' | '.join(cells)} |")
+            before = photos
     return [*lines, ""]
+
+
+def _between(mib: dict[str, float]) -> str:
+    """With its interval, where there is more than one run."""
+    return interval(mib, 0) if mib["n"] > 1 else f"{mib['value']:.0f}"
 
 
 def plot(result: dict[str, Any]) -> bytes:
@@ -141,12 +148,12 @@ def _draw_cores(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def _draw_memory(axes: Axes, result: dict[str, Any]) -> None:
+    """In the colours of the panel beside it, whose legend stands for both."""
     for name, colour in zip(("drawing", "preparation"), PAPER.series[2:], strict=False):
         runs = sorted((r for r in result["runs"] if r["curve"] == f"memory of {name}"), key=lambda run: run["point"])
         points = [run["point"] for run in runs]
-        axes.plot(points, [run["own_mib"] for run in runs], "o", color=colour, markersize=3.5, alpha=0.6, label=name)
+        axes.plot(points, [run["own_mib"] for run in runs], "o", color=colour, markersize=3.5, alpha=0.6)
     axes.set_xscale("log")
     axes.set_title("own memory at its peak, MiB", fontsize=9, loc="left")
     axes.set_xlabel("photos")
     axes.set_ylim(bottom=0)
-    legend(axes, PAPER)

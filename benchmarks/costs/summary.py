@@ -42,21 +42,22 @@ def ratios(runs: Runs) -> dict[str, Any]:
     rates = {cores: _by_round(runs, cores, "photos_per_s") for cores in sorted({run["point"] for run in runs})}
     work = {cores: _by_round(runs, cores, "cpu_s_per_photo") for cores in rates}
     one, most = min(rates), max(rates)
+    rounds = rates[one].keys() & rates[most].keys()
     return {
         "photos_per_s": {str(cores): mean_interval(list(rate.values())) for cores, rate in rates.items()},
-        "ratio": mean_interval([rates[most][number] / rate for number, rate in rates[one].items()]),
-        "cpu_ratio": mean_interval([work[most][number] / seconds for number, seconds in work[one].items()]),
+        "ratio": mean_interval([rates[most][number] / rates[one][number] for number in sorted(rounds)]),
+        "cpu_ratio": mean_interval([work[most][number] / work[one][number] for number in sorted(rounds)]),
     }
 
 
 def growth(runs: Runs) -> dict[str, Any]:
-    """MiB at each number of photos, and how much a thousand more add."""
+    """MiB at each number of photos."""
     points = sorted({run["point"] for run in runs})
     at = {
         name: {str(point): mean_interval([run[key] for run in runs if run["point"] == point]) for point in points}
         for name, key in MEMORY.items()
     }
-    return {"mib": at, "line": lines(runs, MEMORY)}
+    return {"mib": at}
 
 
 def _by_round(runs: Runs, point: int, key: str) -> dict[int, float]:
