@@ -112,6 +112,15 @@ def _killed() -> list[str]:
     ]
 
 
+def render_demo() -> str:
+    """Where `make demo` spends its time, the longest step first."""
+    result = read("demo")
+    steps = sorted(result["metrics"]["seconds_by_step"].items(), key=lambda step: -step[1])
+    lines = ["| step of `make demo` | s |", "|---|---|", *(f"| {name} | {seconds:.0f} |" for name, seconds in steps)]
+    total = f"| all, n = 1 run | {result['metrics']['seconds']:.0f} |"
+    return "\n".join([*lines, total, "", f"({result['device']}; `{result['command']}`)", ""])
+
+
 def made(result: dict[str, Any]) -> str:
     """How it was made."""
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "trl", "peft"))

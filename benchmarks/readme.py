@@ -47,6 +47,7 @@ def main(check: bool) -> int:
         (GPUS, "two_gpus", performance.render_two_gpus),
         (SERVING, "vllm", render_serving),
         (SERVING, "vllm_first", render_first_serving),
+        (PERFORMANCE, "demo", performance.render_demo),
         (PROMISES, "torture", render_torture),
         (COLLECTIONS, "batch", render_batch),
         (COLLECTIONS, "cost", render_cost),
