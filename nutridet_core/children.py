@@ -105,7 +105,7 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
 
 def _tell(job: Callable[[], Any], there: Connection) -> None:
     """In a fork: do the job and tell what came of it."""
-    end_with_parent()
+    end_with_parent(signal.SIGKILL)  # a parent that is told to end tells it; after any other end, locks are freed
     try:
         result = job()
     except Exception as error:

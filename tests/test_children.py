@@ -113,6 +113,19 @@ def test_a_job_that_is_killed_is_an_error_with_a_remedy() -> None:
     assert "memory" in told
 
 
+def test_a_killed_parent_leaves_no_job() -> None:
+    lines = (
+        "import os, signal, time\nfrom nutridet_core.children import side_by_side\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ndef wait():\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
+        "side_by_side([wait])"
+    )
+    with subprocess.Popen([sys.executable, "-c", lines], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        job = int(parent.stdout.readline())
+        parent.kill()
+        until(lambda: gone(job))
+
+
 def test_a_process_with_threads_does_not_fork() -> None:
     told = in_one_thread(
         "import threading\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\nprint(can_fork())"
