@@ -116,7 +116,8 @@ def test_a_job_that_is_killed_is_an_error_with_a_remedy() -> None:
 def test_a_killed_parent_leaves_no_job() -> None:
     lines = (
         "import os, signal, time\nfrom nutridet_core.children import side_by_side\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ndef wait():\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def wait():\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
         "side_by_side([wait])"
     )
     with subprocess.Popen([sys.executable, "-c", lines], stdout=subprocess.PIPE, text=True) as parent:
