@@ -138,8 +138,8 @@ def render_headline() -> str:
     training, smoke = read("training")["metrics"], read("gpu_smoke_24gb")["metrics"]
     rate, ratio = interval(training["images_per_s"]), interval(training["ratio_to_seed_recipe"])
     return (
-        f"Qwen2-VL-7B's shape with random weights, one H100: training at {rate} images/s, {ratio} times the published "
-        f"recipe with the same LoRA; QLoRA in {smoke['qlora_r64_bs8_peak_gib']:.1f} GiB on a card held to 24 GB; "
+        f"Qwen2-VL-7B's shape with random weights: training at {rate} images/s on an H100, {ratio} times the published "
+        f"recipe with the same LoRA; QLoRA in {smoke['qlora_r64_bs8_peak_gib']:.1f} GiB on an H200 held to 24 GB; "
         "[more](docs/performance.md)."
     )
 
