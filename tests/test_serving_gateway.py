@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from nutridet_core.data.photos import PhotoLimits
+from nutridet_core.data.photos import Photo, PhotoLimits, decode_photo
+from nutridet_core.serving import detector
 from nutridet_core.serving.detector import Limits
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.gateway import GatewayOptions
@@ -444,3 +447,24 @@ def test_every_request_of_a_crowd_is_answered_or_refused() -> None:
         answered = statuses.count(200)
         assert answered == len(engine.sizes) == sample(url, 'nutridet_photos_total{outcome="table"}')
         assert sample(url, "nutridet_photos_under_way") == 0
+
+
+def test_few_photos_are_decoded_at_once_and_the_first_reach_the_engine_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def slowly(content: bytes, **options: Any) -> Photo:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.05)
+        with lock:
+            under_way -= 1
+        return decode_photo(content, **options)
+
+    monkeypatch.setattr(detector, "decode_photo", slowly)
+    options = GatewayOptions(limits=replace(LIMITS, places=16))
+    with running(Holder(served(FakeEngine())), options) as url, ThreadPoolExecutor(16) as clients:
+        waits = [reply.json()["timing_ms"]["wait"] for reply in clients.map(lambda _: upload(url), range(16))]
+    assert most <= 4
+    assert min(waits) < max(waits) / 4  # the first did not wait for the last
