@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -116,8 +117,7 @@ def main() -> None:
     write_base(given.shape, given.base)
     prepare_dataset(DatasetSpec(f"generated:{given.photos}:{SEED}"), given.work / "dataset")
     found = [measured(bench, row) for row in all_rows if not given.only or row.name in given.only]
-    only = " ".join(["", "--only", *map(shlex.quote, given.only)]) if given.only else ""
-    write_json(given.out, result_of(bench, found) | {"command": f"{command_of(bench)}{only}"})
+    write_json(given.out, result_of(bench, found, given.only))
 
 
 def train_row(bench: Bench, row: Row) -> None:
@@ -203,12 +203,14 @@ def _seconds_per_step(times: list[tuple[int, float]], steps: int, epochs: int) -
     ]
 
 
-def command_of(bench: Bench) -> str:
+def _command(bench: Bench, only: Sequence[str]) -> str:
     """What makes the result."""
-    return f"python -m benchmarks.two_gpus --shape {bench.shape} --processes {bench.processes} --epochs {bench.epochs}"
+    chosen = ["--only", *only] if only else []
+    size = f"--shape {bench.shape} --processes {bench.processes} --epochs {bench.epochs}"
+    return f"python -m benchmarks.two_gpus {size} {shlex.join(chosen)}".rstrip()
 
 
-def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
+def result_of(bench: Bench, found: list[dict[str, Any]], only: Sequence[str] = ()) -> dict[str, Any]:
     """Rates with intervals, ratios to one process, and the largest difference of losses."""
     by_name = {row["name"]: row for row in found}
     rates = {row["name"]: rate(row["times"], row["batch"]) for row in found if row.get("times")}
@@ -217,7 +219,7 @@ def result_of(bench: Bench, found: list[dict[str, Any]]) -> dict[str, Any]:
         row["name"]: _difference(one, row) for row in found if "losses" in row and row["batch"] == one["batch"]
     }
     return {
-        **header(command_of(bench)),
+        **header(_command(bench, only)),
         "n": one.get("steps", 0),
         "processes": bench.processes,
         "image_tokens": SHAPES[bench.shape]["cells"],

@@ -1,8 +1,8 @@
 """Processes that another one starts: what binds them to it, and many that do one thing.
 
 Belongs here: the kernel's bond between parent and child, work in order over several processes, different work side by
-side in forks. Does not belong here:
-how a worker is started or ended (`nutridet_assets.launchers`), or processes that train together (`training.ranks`).
+side in forks. Does not belong here: how a worker is started or ended (`nutridet_assets.launchers`), or processes that
+train together (`training.ranks`).
 """
 
 from __future__ import annotations

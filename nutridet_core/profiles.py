@@ -57,6 +57,11 @@ class Profile:
         return Contract(self.family, self.min_pixels, self.max_pixels, question=self.architecture.question)
 
     @property
+    def image_tokens(self) -> int:
+        """Of a photo at the pixel budget: the most that one has."""
+        return self.max_pixels // self.architecture.cell_px**2
+
+    @property
     def base_identity(self) -> str:
         """What the base weights are, wherever they lie: a folder's digest, or a hub id at its commit."""
         folder = Path(self.base_model)

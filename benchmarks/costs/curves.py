@@ -19,7 +19,7 @@ Run = dict[str, float]
 TRAINED, SCORED = (16, 32, 64, 128), (32, 64, 128, 192)
 EPOCHS, CHECKPOINTS, TABLES = (1, 2, 3, 4), (1, 2, 4, 7), (0, 1, 2)
 CELLS = (36, 72, 144, 288)
-"""Bounds on image tokens; the profile's is 144."""
+"""Bounds on image tokens; the profile's own is among them."""
 _TO_TRAIN, _TO_SCORE = 24, 32
 """Photos of a run where their number is not what is varied."""
 MANY = (1_000, 10_000, 100_000)

@@ -28,8 +28,6 @@ from nutridet_core.settings import Settings
 from nutridet_core.training.train import train
 from nutridet_core.training.trainer import TrainingRun
 
-CELLS = 144
-"""Image tokens that the profile's pixel budget allows."""
 _FEWEST_CELLS = 36
 
 
@@ -42,7 +40,7 @@ class Load:
     """Two more, for the splits of the dataset that the run does not use."""
     repeats: int = 1
     """Epochs of a training, checkpoints of a scoring."""
-    cells: int = CELLS
+    cells: int = TINY.image_tokens
     """Bound on image tokens, by the pixel budget."""
 
     @property

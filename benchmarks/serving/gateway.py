@@ -18,13 +18,12 @@ from typing import Any
 
 import httpx
 
-from benchmarks.serving.load import Address, Answered, ask, ask_all, chat_body, connect
+from benchmarks.serving.load import CHAT, WARM_UP, Address, Answered, ask, ask_all, chat_body, connect
 from benchmarks.serving.servers import WIDE
 
-CHAT, DETECT = "/v1/chat/completions", "/v1/detect"
+DETECT = "/v1/detect"
 _TOKENS = 24
 _PLACES = 256
-_WARM_UP = 4
 
 
 def serve(address_file: Path, port: int) -> None:
@@ -71,7 +70,7 @@ async def one_at_a_time(direct: Address, gateway: Address, photos: list[bytes]) 
         for body, form in zip(*_bodies(photos), strict=True):
             first.append(await ask(to_vllm, CHAT, body))
             second.append(await ask(to_gateway, DETECT, form))
-    first, second = first[_WARM_UP:], second[_WARM_UP:]
+    first, second = first[WARM_UP:], second[WARM_UP:]
     return {"row": "gateway", "together": 1, "walls": [_sum(first), _sum(second)], **_answers(first, second)}
 
 

@@ -22,6 +22,9 @@ from nutridet_core.prompts import Contract
 from nutridet_core.serving.remote import chat_request
 from nutridet_core.serving.vllm_command import NAME
 
+CHAT = "/v1/chat/completions"
+WARM_UP = 4
+"""Requests before a row that are not counted."""
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 

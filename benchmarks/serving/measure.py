@@ -11,12 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.load import Address, ask_all, clocks, passed
+from benchmarks.serving.load import CHAT, WARM_UP, Address, ask_all, clocks, passed
 from benchmarks.serving.questions import ENCODERS, FORCED, ONE_BOX, Questions
 
-CHAT = "/v1/chat/completions"
 TOGETHER = (8, 32, 128)
-_WARM_UP = 4
 _REQUESTS = 4  # for every place, in a row of many together
 
 
@@ -33,7 +31,7 @@ class Measurement:
 
     async def row(self, name: str, bodies: Sequence[bytes], together: int = 1, *, keep: bool = False) -> None:
         """Ask, and note the times, the server's own clocks and, where wanted, the answers."""
-        await ask_all(self.address, CHAT, bodies[:_WARM_UP], together=min(together, _WARM_UP))
+        await ask_all(self.address, CHAT, bodies[:WARM_UP], together=min(together, WARM_UP))
         before = clocks(self.address)
         answered, wall = await ask_all(self.address, CHAT, bodies, together=together)
         row = {

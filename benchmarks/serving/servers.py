@@ -31,7 +31,7 @@ _FEW = ("--kv-cache-memory-bytes", str(1 * 2**30))
 _SMALL = ("--kv-cache-memory-bytes", str(2**28))
 _CPU = (*_SMALL, "--enforce-eager", "--dtype", "float32", "--skip-mm-profiling", "--max-num-seqs", "8",
         "--max-num-batched-tokens", "640")  # fmt: skip
-_TOWER = {name: value for name, value in cuda_graphs(WIDE.contract).items() if "encoder" in name}
+_TOWER = {name: value for name, value in cuda_graphs(WIDE).items() if "encoder" in name}
 _GRAPHS = ("--compilation-config", json.dumps(_TOWER))
 _ON_GPU = {"min_pixels": WIDE.min_pixels, "max_pixels": WIDE.max_pixels, "device": "cuda"}  # takes the place of ours
 _RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU), "--skip-mm-profiling")  # it pins tensors of the CPU

@@ -86,8 +86,12 @@ class Manifest(BaseModel):
 
 def digest(value: object) -> str:
     """sha256 of a JSON-serialisable value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def canonical(value: object) -> bytes:
+    """A value as JSON in the one form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def file_sha256(path: Path) -> str:

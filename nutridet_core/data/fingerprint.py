@@ -6,15 +6,16 @@ Belongs here: the hash of a stream. Does not belong here: which rows there are (
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
+
+from nutridet_core.artifacts.store import canonical
 
 
 def digest_rows(rows: Iterable[object]) -> str:
     """`artifacts.store.digest(list(rows))`, one row at a time."""
     hashed, comma = hashlib.sha256(b"["), b""
     for row in rows:
-        hashed.update(comma + json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+        hashed.update(comma + canonical(row))
         comma = b","
     hashed.update(b"]")
     return hashed.hexdigest()

@@ -100,6 +100,7 @@ def _train_one(context: Context, run: TrainingRun, features: FeatureStore) -> Ma
     from nutridet_core.training.train import train
 
     run_id = _open_run(context, run)
+    context.tracker.describe(run_id, run.experiment.summary)
     record = _to_mlflow(context, run_id)
     with context.tracker.step(run_id):
         manifest = train(run, log=context.log, on_metrics=record, mlflow_run_id=run_id, features=features)
@@ -108,9 +109,7 @@ def _train_one(context: Context, run: TrainingRun, features: FeatureStore) -> Ma
 
 
 def _open_run(context: Context, run: TrainingRun) -> str:
-    run_id = context.open_run(run.experiment.name, run.config, stage="training")
-    context.tracker.describe(run_id, run.experiment.summary)
-    return run_id
+    return context.open_run(run.experiment.name, run.config, stage="training")
 
 
 def score_checkpoints(context: Context, names: Sequence[str]) -> dict[str, list[Scores]]:

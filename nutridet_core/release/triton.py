@@ -56,13 +56,12 @@ def write_repository(folder: Path, *, profile: Profile, weights: Path, prompt: s
 
 def engine_arguments(profile: Profile, weights: Path) -> dict[str, Any]:
     """VLLM's AsyncEngineArgs: one image a request, the contract's pixel budget, no remote code."""
-    tokens = profile.max_pixels // profile.architecture.cell_px**2
     return {
         "model": str(weights),
         "trust_remote_code": False,
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": {"min_pixels": profile.min_pixels, "max_pixels": profile.max_pixels},
-        "max_model_len": _next_multiple(tokens + profile.max_new_tokens + 256, 256),
+        "max_model_len": next_multiple(profile.image_tokens + profile.max_new_tokens + 256, 256),
         "gpu_memory_utilization": 0.8,
     }
 
@@ -79,5 +78,6 @@ def example_request(prompt: str, profile: Profile) -> dict[str, Any]:
     }
 
 
-def _next_multiple(value: int, step: int) -> int:
+def next_multiple(value: int, step: int) -> int:
+    """The smallest multiple of `step` that is not below the value."""
     return -(-value // step) * step

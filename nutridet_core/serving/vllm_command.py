@@ -9,7 +9,6 @@ its only client. The key travels by environment: a command line is readable by e
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ from typing import Any
 from nutridet_core.artifacts.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from nutridet_core.boxes import Box
 from nutridet_core.errors import SettingsError
-from nutridet_core.families import get_family
 from nutridet_core.profiles import Profile
-from nutridet_core.prompts import Contract
-from nutridet_core.release.triton import engine_arguments
+from nutridet_core.release.triton import engine_arguments, next_multiple
 from nutridet_core.serving.in_vllm import answer_drafts
 
 NAME = "nutridet"
@@ -29,7 +26,7 @@ _NOWHERE = "none.invalid"  # RFC 2606: the one domain that photos may be fetched
 _RANKS = (8, 16, 32, 64, 128, 256, 512)  # those that vLLM admits as the largest
 DRAFTED = 6  # tokens: the longest run of an answer without a digit, and one digit
 _QUESTION = 40  # tokens of a prompt beside those of its photo, rounded up
-_LARGEST_GRAPH = 512  # tokens of a batch, without our saying; in steps of 16
+_LARGEST_GRAPH, _GRAPH_STEP = 512, 16  # tokens of a batch, without our saying
 _SOME_BOX = Box(0.25, 0.25, 0.75, 0.75)
 _SOME_SIZE = (644, 644)
 _TERMINATOR = "<|im_end|>"
@@ -91,19 +88,19 @@ def _arguments(profile: Profile, weights: str, options: VllmOptions) -> dict[str
             "method": "custom_class", "model": proposer, "num_speculative_tokens": DRAFTED,
         }  # fmt: skip
     if options.graphs:
-        arguments["compilation_config"] = cuda_graphs(profile.contract)
+        arguments["compilation_config"] = cuda_graphs(profile)
     return arguments
 
 
-def cuda_graphs(contract: Contract) -> dict[str, Any]:
+def cuda_graphs(profile: Profile) -> dict[str, Any]:
     """Settings for vLLM: graphs of the tower for a small photo, the largest, and several at once; of whole prompts."""
-    largest = contract.max_pixels // get_family(contract.family).cell_px ** 2
+    largest = profile.image_tokens
     return {
         "cudagraph_mm_encoder": True,
         "encoder_cudagraph_token_budgets": [largest // 4, largest, 2 * largest, 4 * largest],  # of image tokens
         "encoder_cudagraph_max_vision_items_per_batch": 4,
         "cudagraph_mode": "FULL",
-        "max_cudagraph_capture_size": max(_LARGEST_GRAPH, 16 * math.ceil((largest + _QUESTION) / 16)),
+        "max_cudagraph_capture_size": max(_LARGEST_GRAPH, next_multiple(largest + _QUESTION, _GRAPH_STEP)),
     }
 
 

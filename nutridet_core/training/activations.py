@@ -33,7 +33,7 @@ _VISION = 3
 
 def tokens_of(profile: Profile) -> int:
     """Of a photo at the pixel budget, with prompt and answer."""
-    return profile.max_pixels // profile.architecture.cell_px**2 + TEXT_TOKENS
+    return profile.image_tokens + TEXT_TOKENS
 
 
 def step_bytes(profile: Profile, width: int, layers: int, kept: int) -> int:

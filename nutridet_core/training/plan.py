@@ -197,16 +197,18 @@ def memory_notices(profile: Profile, experiments: Sequence[Experiment]) -> list[
     gpu = find_gpu()
     if gpu is None:
         return []
-    network = count_network(_config_folder(base_source(profile)), profile, experiments)
-    verdicts = {what: (size, verdict(size, gpu)) for what, size in memory_bytes(profile, network).items()}
+    verdicts = {what: (size, verdict(size, gpu)) for what, size in _needed(profile, experiments).items()}
     return [f"{what}: about {_gib(size)}{said}" for what, (size, said) in verdicts.items() if said]
 
 
 def fit_in_memory(profile: Profile, experiments: Sequence[Experiment], processes: int) -> bool:
     """Whether this machine, without a GPU, has room for so many of these trainings at once."""
-    network = count_network(_config_folder(base_source(profile)), profile, experiments)
-    largest = max(memory_bytes(profile, network).values())
+    largest = max(_needed(profile, experiments).values())
     return bool(processes * largest <= MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def _needed(profile: Profile, experiments: Sequence[Experiment]) -> dict[str, int]:
+    return memory_bytes(profile, count_network(_config_folder(base_source(profile)), profile, experiments))
 
 
 def verdict(needed: int, gpu: Gpu | None) -> str:
