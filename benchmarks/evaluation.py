@@ -29,7 +29,7 @@ from nutridet_core.artifacts.store import Manifest, seal, write_json
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import attach_adapter, base_source, load_model, load_processor, lora_config
-from nutridet_core.predict import Batches, Prediction, predict, predict_batches
+from nutridet_core.predict import Batches, Prediction, photos_at_once, predict, predict_batches
 from nutridet_core.profiles import Profile
 from nutridet_core.release.merge import TemporaryMerge
 
@@ -55,12 +55,11 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=7)
     parser.add_argument("--photos", type=int, default=123)
     parser.add_argument("--alone", type=int, default=16, help="photos that are answered one at a time")
-    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--out", type=Path, default=RESULTS / "evaluation.json")
     given = parser.parse_args()
     drawn = draw(SEED + 1, given.photos)
     photos = [lambda photo=photo: photo.image for photo in drawn]
-    profile = profile_of(given.shape, write_base(given.shape, given.base), score_batch_size=given.batch)
+    profile = profile_of(given.shape, write_base(given.shape, given.base))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(profile, photos, write_adapters(profile, Path(folder), given.checkpoints))
         fast = all_at_once(bench)
@@ -107,19 +106,23 @@ def all_at_once(bench: Bench) -> dict[str, Any]:
     free_memory()
     began = time.perf_counter()
     model, processor = _load(bench)
-    loaded, features, merge, times = time.perf_counter() - began, FeatureStore(), TemporaryMerge(), []
-    contract, batch_size = bench.profile.contract, bench.profile.score_batch_size
-    batches = Batches(processor, contract, bench.photos, batch_size, keep_bytes=_KEEP_BYTES)
+    loaded, features, merge = time.perf_counter() - began, FeatureStore(), TemporaryMerge()
+    times, wearing, contract = [], [], bench.profile.contract
+    together = photos_at_once(model, bench.profile)
+    batches = Batches(processor, contract, bench.photos, together, keep_bytes=_KEEP_BYTES)
     for checkpoint in bench.checkpoints:
         began = time.perf_counter()
         merge.take_out(model)
         model = attach_adapter(model, checkpoint, contract)
         merged = merge.put_in(model)
         cache_features(model.requires_grad_(False), bench.profile.architecture, features)
+        wearing.append(time.perf_counter() - began)
         predict_batches(model, batches, max_new_tokens=ANSWER_TOKENS)
         times.append(time.perf_counter() - began)
-        print(f"{checkpoint.name}: {len(bench.photos) / times[-1]:.1f} photos/s", flush=True)
-    return {"load_seconds": loaded, "times": times, "merged": merged, "peak_gib": peak_gib(),
+        rate_now = len(bench.photos) / times[-1]
+        print(f"{checkpoint.name}: {wearing[-1]:.1f} s to put on, {rate_now:.1f} photos/s in all", flush=True)
+    return {"load_seconds": loaded, "times": times, "of_these_to_put_on": wearing, "photos_at_once": together,
+            "merged": merged, "peak_gib": peak_gib(),
             "features": {"computed": features.computed, "reused": features.reused}}  # fmt: skip
 
 

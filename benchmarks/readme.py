@@ -17,7 +17,7 @@ from benchmarks import performance
 from benchmarks.cost import render_batch, render_cost
 from benchmarks.costs.page import render_costs
 from benchmarks.performance import percent, read
-from benchmarks.serving.page import render_first_serving, render_serving
+from benchmarks.serving.page import render_serving
 from benchmarks.torture.page import render_torture
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,6 @@ def main(check: bool) -> int:
         (PERFORMANCE, "smoke", performance.render_smoke),
         (GPUS, "two_gpus", performance.render_two_gpus),
         (SERVING, "vllm", render_serving),
-        (SERVING, "vllm_first", render_first_serving),
         (PERFORMANCE, "demo", performance.render_demo),
         (PROMISES, "torture", render_torture),
         (COLLECTIONS, "batch", render_batch),

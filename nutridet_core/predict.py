@@ -18,7 +18,12 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from nutridet_core.answers import Answer, without_terminators
+from nutridet_core.models import gpu_bytes
+from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
+
+_MOST_AT_ONCE = 128
+"""Photos; steps take longer beyond."""
 
 Batch = tuple[list[tuple[int, int]], Any]
 """Sizes of photos in px (width, height), and the model's inputs, padded to the longest."""
@@ -51,7 +56,7 @@ class Batches:
         keep_bytes: int = 0,
     ) -> None:
         """`photos` are functions that open a photo (RGB, EXIF applied), so that few are in memory."""
-        self.processor, self.contract, self.photos = processor, contract, photos
+        self.processor, self.contract, self.photos, self.batch_size = processor, contract, photos, batch_size
         self._parts = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
         self._kept: dict[int, Batch] = {}
         self._room = keep_bytes
@@ -115,6 +120,31 @@ def predict_batches(
         ]
         progress(len(predictions), len(batches.photos))
     return predictions
+
+
+def photos_at_once(model: Any, profile: Profile) -> int:
+    """Photos to answer together: the profile's number, doubled for as long as a GPU has room and answers gain from it.
+
+    A step of the decoder takes a GPU about as long for one photo as for many. What is free at the moment does not
+    matter, so that the same card makes the same batches, and with them the same rounding.
+    """
+    count = profile.score_batch_size
+    if model.device.type != "cuda":
+        return count
+    text, weights = model.config.get_text_config(), sum(weight.nbytes for weight in model.parameters())
+    room = gpu_bytes() - 2 * weights  # a merged checkpoint's base is kept beside it
+    photo = answer_bytes(profile.tokens, text.hidden_size, text.num_hidden_layers, model.dtype.itemsize)
+    while 2 * count <= _MOST_AT_ONCE and 2 * count * photo <= room:
+        count *= 2
+    return count
+
+
+def answer_bytes(tokens: int, width: int, layers: int, item: int) -> int:
+    """A bound on what one photo of a batch takes: keys, values, and the activations of a layer, an adapter beside it.
+
+    Qwen2-VL-7B took 230 kB a token merged, of 400 by this bound (`benchmarks/results/evaluation.json`).
+    """
+    return tokens * 2 * width * layers * item
 
 
 @torch.inference_mode()

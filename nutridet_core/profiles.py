@@ -17,6 +17,8 @@ from nutridet_core.prompts import Contract
 TINY_WEIGHTS = Path(__file__).parent / "tiny" / "base"
 TINY_TUNED = Path(__file__).parent / "tiny" / "tuned"
 """An adapter for `TINY_WEIGHTS`, tuned on product photos: what answers until the first release."""
+TEXT_TOKENS = 126
+"""Of prompt and answer, as Qwen2-VL's tokenizer splits them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Profile:
     train_batch_size: int
     """Photos per optimiser step, of all processes together: how many there are changes nothing that is learnt."""
     score_batch_size: int
+    """Photos that are answered together; more of them where a GPU has room (`predict.photos_at_once`)."""
     max_new_tokens: int
     """Longest answer, in tokens."""
     gradient_checkpointing: bool
@@ -60,6 +63,11 @@ class Profile:
     def image_tokens(self) -> int:
         """Of a photo at the pixel budget: the most that one has."""
         return self.max_pixels // self.architecture.cell_px**2
+
+    @property
+    def tokens(self) -> int:
+        """Of a photo at the pixel budget, with prompt and answer."""
+        return self.image_tokens + TEXT_TOKENS
 
     @property
     def base_identity(self) -> str:

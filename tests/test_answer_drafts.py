@@ -130,6 +130,20 @@ def test_graphs_fit_the_largest_photo_and_its_prompt() -> None:
     assert "--compilation-config" not in command(QWEN2_VL_7B, "/weights", 1, VllmOptions())
 
 
+def test_graphs_take_the_runner_that_replays_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    assert environment(QWEN2_VL_7B, "key", VllmOptions(graphs=True))["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in environment(QWEN2_VL_7B, "key", VllmOptions())
+
+
+def test_drafts_give_a_photo_more_threads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert "OMP_NUM_THREADS" not in environment(TINY, "key", VllmOptions())
+    assert int(environment(TINY, "key", VllmOptions(drafts=True))["OMP_NUM_THREADS"]) > 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert environment(TINY, "key", VllmOptions(drafts=True))["OMP_NUM_THREADS"] == "2"
+
+
 def test_requests_are_told_apart(vllm: Any, tokenizer: Any) -> None:
     """One that has answered something, one whose prompt is still read, one that was asked nothing."""
     answering = tokenizer.encode(f"{END}\n{HEADER}<|object_ref_start|>")

@@ -14,11 +14,11 @@ import pytest
 from transformers import Qwen2VLConfig
 
 from nutridet_core.experiments import EXPERIMENTS
+from nutridet_core.models import MEMORY_SHARE
 from nutridet_core.profiles import get_profile
 from nutridet_core.settings import Settings
 from nutridet_core.training import plan
 from nutridet_core.training.plan import (
-    MEMORY_SHARE,
     Gpu,
     Network,
     count_network,

@@ -1,6 +1,6 @@
 """Runs the comparison: weights, servers in waves that fit the GPU, raw times, the result.
 
-    python -m benchmarks.serving --photos FOLDER --work FOLDER [--vllm PROGRAM] [--wave NAME,NAME ...] [--no-prepare]
+    python -m benchmarks.serving --photos FOLDER --taught FOLDER --work FOLDER [--vllm PROGRAM] [--wave NAME,NAME ...]
 
 Belongs here: the order of things. Does not belong here: what is measured (`measure`).
 """
@@ -31,13 +31,13 @@ from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
     "bf16,fp8-fast,fp8-four",
-    "fp8-fast-four,fp8-fast-resized,fp8-four-graphs,fp8-four-resized",
-    "tiny-bf16,tiny-fp8,fp8,fp8-drafts",
-    "bf16-drafts,fp8-drafts-graphs,fp8-drafts-resized,fp8-all",
-    "fp8-all-drafts-graphs,online-fp8",
+    "fp8-four-graphs,fp8-four-single,fp8-fast-threads,fp8-graphs",
+    "tiny-bf16,tiny-fp8,fp8,fp8-drafts,fp8-fast-four",
+    "fp8-fast-resized,fp8-four-shared,bf16-drafts",
+    "fp8-all,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
-BEHIND_THE_GATEWAY = "fp8-fast-four"
+BEHIND_THE_GATEWAY = "fp8-four"
 _GATEWAY_PORT = 8765
 _PAIRS = 100  # photos asked about both ways, one at a time
 
@@ -60,7 +60,9 @@ def main() -> None:
     write_json(given.work / "device.json", machine(given))
     preparing = None
     if not given.no_prepare:
-        preparing = subprocess.Popen([sys.executable, "-m", "benchmarks.serving.prepare", str(given.work)])
+        preparing = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving.prepare", str(given.work), str(given.taught)]
+        )
     drawn = read(given.photos)
     large = enlarge(drawn, given.large)
     print(f"{len(drawn)} drawn and {len(large)} large photos", flush=True)
@@ -84,7 +86,7 @@ def machine(given: argparse.Namespace) -> dict[str, Any]:
         told = subprocess.run([given.vllm, "--version"], capture_output=True, text=True, check=False).stdout.split()
         versions["vllm"] = told[-1] if told else "unknown"
     waves = "".join(f" --wave {wave}" for wave in given.wave or WAVES)
-    command = f"python -m benchmarks.serving --photos PHOTOS --work WORK{waves}"
+    command = f"python -m benchmarks.serving --photos PHOTOS --taught TAUGHT --work WORK{waves}"
     return {"command": f"{command} --singles {given.singles} --large {given.large}", "device": device,
             "note": given.note, "versions": versions}  # fmt: skip
 
@@ -174,6 +176,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="room for 45 GB")
     parser.add_argument("--vllm", default="vllm")
     parser.add_argument("--wave", action="append", help="names of servers, with commas")
+    parser.add_argument("--taught", type=Path, help="from python -m benchmarks.serving.large; not with --no-prepare")
     parser.add_argument("--no-prepare", action="store_true", help="the weights are there already")
     parser.add_argument("--singles", type=int, default=24, help="photos in rows that ask one at a time")
     parser.add_argument("--large", type=int, default=512, help="distinct large photos")

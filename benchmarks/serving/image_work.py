@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks.serving.questions import ENCODERS
@@ -23,6 +24,7 @@ from nutridet_core.prompts import prompt_text, resized_size
 
 def time_image_work(weights: str, photos: list[bytes]) -> dict[str, list[float]]:
     """Seconds of each step for each photo; the first two warm up."""
+    torch.set_num_threads(1)  # as vLLM does
     processor = load_processor(Source(weights), WIDE.architecture, WIDE.contract)
     taken = [_steps(processor, photo) for photo in photos][2:]
     return {name: [steps[name] for steps in taken] for name in taken[0]}

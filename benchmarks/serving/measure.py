@@ -59,37 +59,37 @@ async def stock(take: Measurement) -> None:
         await take.row(f"24 tokens, photo resized, {kind}", ask.resized(half, kind))
     await take.row("begun", ask.begun(half))
     await take.row("begun, all", ask.begun(), 32, keep=True)
+    await take.row("grammar", ask.ruled(take.singles))
     for together in TOGETHER[:-1]:
         await take.row("32 tokens", ask.forced(take.many(together), FORCED), together)
 
 
 async def answers(take: Measurement) -> None:
-    """The embedded model's own answers: one at a time, and about all drawn photos."""
-    await take.row("own answers", take.ask.natural(take.singles))
-    await all_answers(take)
-
-
-async def all_answers(take: Measurement) -> None:
-    """About all drawn photos, whose answers are kept."""
-    await take.row("own answers, all", take.ask.natural(), 32, keep=True)
+    """About all drawn photos; answers are kept."""
+    await take.row("own answers, all", take.ask.small(), 32, keep=True)
 
 
 async def singles(take: Measurement) -> None:
-    """One request at a time with 576 image tokens."""
+    """One request at a time: the model's own answers, and as many tokens as other figures have."""
+    await take.row("own answers", take.ask.natural(take.singles), keep=True)
     await take.row("32 tokens", take.ask.forced(take.singles, FORCED))
-    await take.row("grammar", take.ask.ruled(take.singles), keep=True)
 
 
 async def crowd(take: Measurement) -> None:
     """As many together as there are places."""
     await take.row("32 tokens", take.ask.forced(take.many(TOGETHER[-1]), FORCED), TOGETHER[-1])
-    await take.row("grammar", take.ask.ruled(take.many(TOGETHER[-1])), TOGETHER[-1])
+    await take.row("own answers", take.ask.natural(take.many(TOGETHER[-1])), TOGETHER[-1])
 
 
 async def throughput(take: Measurement) -> None:
     """Requests together."""
     for together in TOGETHER:
-        await take.row("grammar", take.ask.ruled(take.many(together)), together)
+        await take.row("own answers", take.ask.natural(take.many(together)), together)
+
+
+async def ruled(take: Measurement) -> None:
+    """What vLLM's grammar costs where tokens are drafted."""
+    await take.row("grammar", take.ask.ruled(take.singles))
 
 
 Step = Callable[[Measurement], Awaitable[None]]
@@ -97,17 +97,17 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "bf16": (singles, answers, stock, crowd),
     "fp8": (singles, answers, crowd),
     "fp8-drafts": (singles, answers, throughput),
-    "fp8-fast": (singles, answers, throughput),
+    "fp8-fast": (singles, answers, ruled, throughput),
     "fp8-four": (singles, answers, crowd),
     "fp8-fast-four": (singles, answers, crowd),
-    "fp8-four-graphs": (singles, answers, crowd),
-    "fp8-four-resized": (singles, answers, crowd),
-    "fp8-all-drafts-graphs": (singles, answers, throughput),
+    "fp8-four-graphs": (answers, crowd),
+    "fp8-four-shared": (crowd,),
+    "fp8-four-single": (answers, crowd),
     "tiny-bf16": (answers,),
     "tiny-fp8": (answers,),
-    "cpu": (answers,),
-    "cpu-drafts": (answers,),
-    "cpu-fp8": (all_answers,),
+    "cpu": (singles, answers),
+    "cpu-drafts": (singles, answers),
+    "cpu-fp8": (answers,),
 }
 """What each server is asked; others get `singles` and `answers`."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.performance import interval, read
 
-_OWN, _OWN_ALL, _RULED, _CLIENT = "own answers", "own answers, all", "grammar", "client's mean"
+_OWN, _OWN_ALL, _FORCED, _CLIENT = "own answers", "own answers, all", "32 tokens", "client's mean"
 
 
 def render_serving() -> str:
@@ -18,16 +18,10 @@ def render_serving() -> str:
     return "\n".join([*_table(result), "", *_breakdown(result["breakdown_ms"]), "", *_crowds(result), ""])
 
 
-def render_first_serving() -> str:
-    """An earlier run of more configurations."""
-    return "\n".join([*_table(read("serving_first")), ""])
-
-
 def _table(result: dict[str, Any]) -> list[str]:
     head = [
-        "server", "drawn photos, one at a time, p50 ms", "speed", "576 image tokens, one at a time, p50 ms", "speed",
-        "drawn photos, 32 together, photos/s", "576 image tokens, 128 together, photos/s", "weights",
-        "IoU of boxes with bf16",
+        "server", "one at a time, p50 ms", "speed", "the same, 32 tokens, p50 ms", "speed",
+        "128 together, photos/s", "the same, 32 tokens, photos/s", "weights", "IoU of boxes with bf16",
     ]  # fmt: skip
     rows = [_row(result, server) for server in result["servers"] if server["state"] == "measured"]
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "vllm"))
@@ -38,15 +32,14 @@ def _table(result: dict[str, Any]) -> list[str]:
 
 def _row(result: dict[str, Any], server: dict[str, Any]) -> list[str]:
     name = server["server"]
-    own, ruled = (_find(result["single_stream"], name, row) for row in (_OWN, _RULED))
-    crowd, many = _find(result["together"], name, _OWN_ALL), _find(result["together"], name, _RULED, 128)
+    own, forced = (_find(result["single_stream"], name, row) for row in (_OWN, _FORCED))
+    crowds = [_find(result["together"], name, row, 128) for row in (_OWN, _FORCED)]
     alike = _find(result["answers"], name, _OWN_ALL)
     return [
         f"`{name}`: {server['shows']}",
         *_single(own),
-        *_single(ruled),
-        interval(crowd["photos_per_s"]) if crowd else "",
-        interval(many["photos_per_s"]) if many else "",
+        *_single(forced),
+        *(interval(crowd["photos_per_s"]) if crowd else "" for crowd in crowds),
         f"{server['weights_gib']:.1f} GiB",
         interval(alike["iou"], 3) if alike else "",
     ]
@@ -66,16 +59,17 @@ def _breakdown(parts: dict[str, Any]) -> list[str]:
 
 
 def _crowds(result: dict[str, Any]) -> list[str]:
-    """Throughput with 128 requests under way, and what the gateway takes."""
-    crowd = [row for row in result["together"] if row["together"] == 128]
-    rates = ", ".join(f"`{row['server']}` ({row['row']}) {interval(row['photos_per_s'])}" for row in crowd)
+    """How many photos there were, and what the gateway takes."""
+    crowd = next(row for row in result["together"] if row["together"] == 128)
+    single = next(row for row in result["single_stream"] if row["row"] == _OWN)
     alone, many = result["gateway"]
-    lost = f"{100 * many['lost']['value']:.0f} % of the throughput with 128 together (n = {many['n']})"
+    straight, through = (interval(rate) for rate in many["photos_per_s"])
     return [
-        f"128 together, n = {crowd[0]['n']}, photos/s: {rates}.",
+        f"n = {single['n']} photos one at a time, {crowd['n']} together.",
         "",
         f"The gateway before `{alone['server']}`: {interval(alone['overhead_ms'])} ms beside decoding, one at a time "
-        f"(n = {alone['n']}); {lost}.",
+        f"(n = {alone['n']}); with {many['together']} together {through} photos/s through it, {straight} straight to "
+        f"vLLM (n = {many['n']}).",
     ]
 
 

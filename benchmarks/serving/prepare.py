@@ -22,13 +22,17 @@ from nutridet_core.release.merge import merge
 from nutridet_core.release.quantize import quantize, set_fp8_scales
 
 
-def prepare(work: Path, shape: Shape = QWEN2_VL_7B) -> None:
-    """Write all of them below `work`, those first that servers wait for longest."""
+def prepare(work: Path, taught: Path, shape: Shape = QWEN2_VL_7B) -> None:
+    """Write all of them below `work`, those first that servers wait for longest.
+
+    Args:
+        taught: the embedded model that knows large photos (`large`).
+    """
     small = work / "tiny-bf16"
-    _timed("the embedded model, merged", lambda: merge(TINY, TINY_TUNED, small, name="tiny"))
-    _timed("its wide form", lambda: write_wide(small, work / "bf16", shape))
+    _timed("the taught model's wide form", lambda: write_wide(taught, work / "bf16", shape))
     _timed("FP8 of the language model", lambda: quantize(WIDE, work / "bf16", work / "fp8", name="fp8"))
     _timed("FP8 of everything", lambda: write_all_fp8(WIDE, work / "bf16", work / "fp8-all"))
+    _timed("the embedded model, merged", lambda: merge(TINY, TINY_TUNED, small, name="tiny"))
     _timed("FP8 of the embedded model", lambda: quantize(TINY, small, work / "tiny-fp8", name="tiny-fp8"))
 
 
@@ -64,4 +68,4 @@ def _timed(what: str, write: Callable[[], Any]) -> None:
 
 
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]))
+    prepare(Path(sys.argv[1]), Path(sys.argv[2]))

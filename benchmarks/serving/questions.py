@@ -26,9 +26,7 @@ ONE_BOX = 24
 """Tokens of an answer with one box, the terminator included, in Qwen2-VL's tokenizer and in the embedded one."""
 SKELETON = f"{OBJECT_START}{LABEL}{OBJECT_END}{BOX_START}("
 GRAMMAR = rf"{re.escape(SKELETON)}[0-9]{{3}},[0-9]{{3}}\),\([0-9]{{3}},[0-9]{{3}}\){re.escape(BOX_END)}"
-"""One box of three-digit numbers: with 576 image tokens, four times what the embedded model knows, it needs rails."""
-OWN_PIXELS = {"min_pixels": TINY.min_pixels, "max_pixels": TINY.max_pixels}
-"""The embedded model's contract, at which its answers mean something."""
+"""One box of three-digit numbers."""
 ENCODERS: dict[str, Callable[[Image.Image], bytes]] = {
     "png": lambda image: encode(image, "PNG", compress_level=1),
     "jpeg": lambda image: encode(image, "JPEG", quality=95, subsampling=0),
@@ -61,17 +59,18 @@ class Questions:
         ]
 
     def natural(self, count: int | None = None) -> list[bytes]:
-        """About drawn photos, at the embedded model's own contract: it ends its answers itself."""
-        return [
-            chat_body(self.contract, photo.content, max_tokens=TINY.max_new_tokens, mm_processor_kwargs=OWN_PIXELS)
-            for photo in self.drawn[:count]
-        ]
+        """About large photos; the model ends its answers itself."""
+        return [chat_body(self.contract, photo, max_tokens=TINY.max_new_tokens) for photo in self.large[:count]]
+
+    def small(self) -> list[bytes]:
+        """The same about all drawn photos, as they were drawn."""
+        return [chat_body(self.contract, each.content, max_tokens=TINY.max_new_tokens) for each in self.drawn]
 
     def begun(self, count: int | None = None) -> list[bytes]:
-        """The same with the answer's beginning put into the model's mouth."""
+        """About large photos, with the answer's beginning put into the model's mouth."""
         said = [*prompt_messages(self.contract), {"role": "assistant", "content": SKELETON}]
         bodies = []
-        for body in self.natural(count):
+        for body in self.natural(count or len(self.drawn)):
             request = json.loads(body)
             said[1] = request["messages"][1]
             request |= {"messages": said, "add_generation_prompt": False, "continue_final_message": True}

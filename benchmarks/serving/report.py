@@ -18,8 +18,8 @@ from benchmarks.serving.servers import SERVERS
 from nutridet_core.artifacts.store import stack_versions, write_json
 from nutridet_core.prompts import Contract
 
-STOCK, STOCK_ROW = "bf16", "24 tokens"
-BASES = {"cpu": "cpu", "cpu-drafts": "cpu", "cpu-fp8": "cpu"}
+STOCK, STOCK_ROW, OWN = "bf16", "24 tokens", "own answers"
+BASES = {"cpu": "cpu", "cpu-drafts": "cpu", "cpu-fp8": "cpu", "tiny-bf16": "tiny-bf16", "tiny-fp8": "tiny-bf16"}
 """What servers are compared with, if not with stock vLLM on a GPU."""
 PUBLISHED = {"bf16_ms": 600, "fp8_ms": 375, "weights_gib": [15.0, 8.8], "n": 1, "device": "RTX 6000 Ada"}
 """The published run's table (docs/published-run.md)."""
@@ -80,8 +80,8 @@ def result_of(
 
 def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any]:
     """The keys that the README and the docs show."""
-    ruled = [row for row in singles if row["row"] == "grammar" and row["server"] != STOCK and row["speedup"]]
-    best = max(ruled, key=lambda row: row["speedup"]["value"], default=None)
+    own = [row for row in singles if row["row"] == OWN and row["server"] != STOCK and row["speedup"]]
+    best = max(own, key=lambda row: row["speedup"]["value"], default=None)
     fp8 = next((row for row in singles if (row["server"], row["row"]) == ("fp8", "32 tokens")), None)
     crowd = [row for row in crowds if row["together"] == 128]
     top = max(crowd, key=lambda row: row["photos_per_s"]["value"], default=None)
@@ -90,8 +90,8 @@ def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any
         "fp8_speedup_single_stream": fp8 and fp8["speedup"],
         "photos_per_s_at_128": top and top["photos_per_s"], "photos_per_s_at_128_server": top and top["server"],
     }  # fmt: skip
-    for name in ("fp8", "fp8-all-drafts-graphs"):
-        found[f"weights_ratio_{name}"] = _weights_ratio(rows, name)
+    for weights in ("fp8", "fp8-all"):
+        found[f"weights_ratio_{weights}"] = _weights_ratio(rows, weights)
     for row in gateway(rows):
         key = "gateway_overhead_ms" if row["together"] == 1 else "gateway_share_of_throughput"
         found[key] = row["overhead_ms"] if row["together"] == 1 else row["lost"]
@@ -115,7 +115,7 @@ def single_stream(rows: Rows) -> list[Row]:
     for row in rows.all:
         if row.get("together") != 1 or "seconds" not in row:
             continue
-        name = row["row"] if row["row"] in ("32 tokens", "own answers") else STOCK_ROW
+        name = row["row"] if row["row"] in ("32 tokens", OWN) else STOCK_ROW
         base = rows.find(BASES.get(row["server"], STOCK), name)
         results.append(
             {
@@ -192,7 +192,9 @@ def gateway(rows: Rows) -> list[Row]:
             1000 * (through - direct) - clocks["decode"]
             for direct, through, clocks in zip(row["direct"], row["through"], row["clocks_ms"], strict=True)
         ]
-        direct, through = (len(row["direct"]) / wall for wall in row["walls"])
+        direct, through = (
+            rate_of(row[way], wall) for way, wall in zip(("direct", "through"), row["walls"], strict=True)
+        )
         results.append(
             {
                 "server": row["server"], "together": row["together"], "n": len(beside),
@@ -200,7 +202,8 @@ def gateway(rows: Rows) -> list[Row]:
                 "through_p50_ms": percentile_of(row["through"], 50, 1000),
                 "decode_p50_ms": percentile_of([clocks["decode"] for clocks in row["clocks_ms"]], 50),
                 "overhead_ms": percentile_of(beside, 50), "photos_per_s": [direct, through],
-                "lost": {"value": 1 - through / direct, "n": len(beside)}, "same_texts": row["same_texts"],
+                "lost": {"value": 1 - through["value"] / direct["value"], "n": len(beside)},
+                "same_texts": row["same_texts"],
             }
         )  # fmt: skip
     return results
@@ -217,10 +220,13 @@ def _server(rows: Rows, name: str, shows: str) -> Row:
             ("seconds", "weights_gib") if start}}  # fmt: skip
 
 
-def _weights_ratio(rows: Rows, name: str) -> float | None:
-    own, base = rows.find(name, "start"), rows.find(STOCK, "start")
-    known = own and base and own["weights_gib"] and base["weights_gib"]
-    return round(own["weights_gib"] / base["weights_gib"], 4) if known and own and base else None
+def _weights_ratio(rows: Rows, weights: str) -> float | None:
+    """Of stock's, as vLLM says; of the first server measured with these weights."""
+    starts = (rows.find(server.name, "start") for server in SERVERS if server.weights == weights)
+    own, base = next(filter(None, starts), None), rows.find(STOCK, "start")
+    if not (own and base and own["weights_gib"] and base["weights_gib"]):
+        return None
+    return float(round(own["weights_gib"] / base["weights_gib"], 4))
 
 
 def _clock(row: Row) -> dict[str, float]:

@@ -44,12 +44,14 @@ _SCHEMA = pa.schema(
 )
 
 
-def prepare_split(processor: Any, profile: Profile, dataset: Path, split: Split, *, keep_bytes: int = 0) -> Batches:
-    """The photos of a split as batches of the profile's size; `keep_bytes` of them stay for the next model."""
-    from nutridet_core.predict import Batches
+def prepare_split(
+    model: Any, processor: Any, profile: Profile, dataset: Path, split: Split, *, keep_bytes: int = 0
+) -> Batches:
+    """The photos of a split in batches that the model's device has room for; `keep_bytes` stay for the next model."""
+    from nutridet_core.predict import Batches, photos_at_once
 
     photos = open_photos(dataset, split)
-    return Batches(processor, profile.contract, photos, profile.score_batch_size, keep_bytes=keep_bytes)
+    return Batches(processor, profile.contract, photos, photos_at_once(model, profile), keep_bytes=keep_bytes)
 
 
 def answer_split(

@@ -51,9 +51,11 @@ class AdaptedBase:
         return self._adapted, self.processor
 
     def batches(self, split: Split) -> Batches:
-        """The photos of a split."""
+        """The photos of a split, for the model as it is worn."""
         if split not in self._batches:
-            self._batches[split] = split_batches(self.context, self.processor, split, keep_bytes=_KEEP_BYTES)
+            self._batches[split] = split_batches(
+                self.context, self._adapted, self.processor, split, keep_bytes=_KEEP_BYTES
+            )
         return self._batches[split]
 
     @cached_property

@@ -135,8 +135,8 @@ def score_model(
     if kept:
         return kept
     model, processor = load()
-    facts = check(model, processor)
-    photos = batches() if batches else split_batches(context, processor, split)
+    photos = batches() if batches else split_batches(context, model, processor, split)
+    facts = check(model, processor) | {"photos_at_once": photos.batch_size}
     report = progress(context, f"{subject} on {split}")
     samples = answer_split(model, photos, context.profile, context.layout.dataset, split, progress=report)
     return keep_scores(
@@ -144,9 +144,9 @@ def score_model(
     )
 
 
-def split_batches(context: Context, processor: Any, split: Split, *, keep_bytes: int = 0) -> Batches:
+def split_batches(context: Context, model: Any, processor: Any, split: Split, *, keep_bytes: int = 0) -> Batches:
     """The photos of a split, ready for a model."""
-    return prepare_split(processor, context.profile, context.layout.dataset, split, keep_bytes=keep_bytes)
+    return prepare_split(model, processor, context.profile, context.layout.dataset, split, keep_bytes=keep_bytes)
 
 
 def scores_config(context: Context, weights: str) -> dict[str, Any]:

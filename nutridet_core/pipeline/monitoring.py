@@ -45,7 +45,7 @@ def reevaluate_champion(context: Context) -> Manifest:
     model = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)
     processor = load_processor(source, profile.architecture, profile.contract)
     report = progress(context, "champion on test")
-    batches = split_batches(context, processor, "test")
+    batches = split_batches(context, model, processor, "test")
     samples = answer_split(model, batches, profile, context.layout.dataset, "test", progress=report)
     return _keep(context, version, release, samples)
 

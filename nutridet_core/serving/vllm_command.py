@@ -27,6 +27,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 512)  # those that vLLM admits as the largest
 DRAFTED = 6  # tokens: the longest run of an answer without a digit, and one digit
 _QUESTION = 40  # tokens of a prompt beside those of its photo, rounded up
 _LARGEST_GRAPH, _GRAPH_STEP = 512, 16  # tokens of a batch, without our saying
+_PHOTO_THREADS = 8  # that cut up one photo; vLLM takes one, which suits many clients
 _SOME_BOX = Box(0.25, 0.25, 0.75, 0.75)
 _SOME_SIZE = (644, 644)
 _TERMINATOR = "<|im_end|>"
@@ -66,14 +67,21 @@ def command(profile: Profile, weights: str, port: int, options: VllmOptions) -> 
 
 
 def environment(profile: Profile, key: str, options: VllmOptions) -> dict[str, str]:
-    """Of the child: its key, no redirects, no reports home, and where the drafts come from."""
+    """Of the child: its key, no redirects, no reports home, where the drafts come from, and what its CPU work may use.
+
+    With `graphs` it is vLLM's first model runner, as it is with `drafts` anyway: the second one, which vLLM 0.26 takes
+    by itself, does not replay the vision tower, and does not say so.
+    """
     given = {
         **os.environ,
         "VLLM_API_KEY": key,
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if options.graphs:
+        given["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if options.drafts:
+        given.setdefault("OMP_NUM_THREADS", str(_PHOTO_THREADS))
         folder = str(Path(answer_drafts.__file__).parent)
         given["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
         given[answer_drafts.TEMPLATE] = profile.contract.write([_SOME_BOX], _SOME_SIZE) + _TERMINATOR
@@ -97,7 +105,7 @@ def cuda_graphs(profile: Profile) -> dict[str, Any]:
     largest = profile.image_tokens
     return {
         "cudagraph_mm_encoder": True,
-        "encoder_cudagraph_token_budgets": [largest // 4, largest, 2 * largest, 4 * largest],  # of image tokens
+        "encoder_cudagraph_token_budgets": [largest // 4, *(count * largest for count in range(1, 5))],  # image tokens
         "encoder_cudagraph_max_vision_items_per_batch": 4,
         "cudagraph_mode": "FULL",
         "max_cudagraph_capture_size": max(_LARGEST_GRAPH, next_multiple(largest + _QUESTION, _GRAPH_STEP)),

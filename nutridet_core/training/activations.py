@@ -16,13 +16,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from nutridet_core.models import language_layers
+from nutridet_core.models import gpu_bytes, language_layers
 from nutridet_core.profiles import Profile
 
-MEMORY_SHARE = 0.8
-"""Of a GPU's memory; what may go beyond it is said in advance."""
-TEXT_TOKENS = 126
-"""Of prompt and answer."""
 _FORGOTTEN = 5
 """Bytes of a token, a layer and a unit of its width: its input, and a share of the layer at work."""
 _KEPT = {True: 57, False: 134}
@@ -31,15 +27,10 @@ _VISION = 3
 """Bytes of a patch, a block and a unit of its width, where the vision tower is trained too."""
 
 
-def tokens_of(profile: Profile) -> int:
-    """Of a photo at the pixel budget, with prompt and answer."""
-    return profile.image_tokens + TEXT_TOKENS
-
-
 def step_bytes(profile: Profile, width: int, layers: int, kept: int) -> int:
     """Activations of a step through the language model when `kept` of its layers keep theirs."""
     per_unit = _FORGOTTEN * layers + _KEPT[profile.compile_layers] * kept
-    return profile.train_batch_size * tokens_of(profile) * width * per_unit
+    return profile.train_batch_size * profile.tokens * width * per_unit
 
 
 def vision_bytes(profile: Profile, tower: Any) -> int:
@@ -69,7 +60,7 @@ class KeepWhatFits(TrainerCallback):
         if not self.profile.gradient_checkpointing or not torch.cuda.is_available():
             return
         layers = language_layers(model)
-        kept = layers_that_fit(_free_bytes(), model, self.profile)
+        kept = layers_that_fit(gpu_bytes() - torch.cuda.memory_allocated(), model, self.profile)
         for layer in layers[len(layers) - kept :]:
             layer.gradient_checkpointing = False
         self.log(f"{kept} of {len(layers)} layers keep their activations, the others compute them twice")
@@ -86,9 +77,3 @@ def layers_that_fit(free_bytes: int, model: Any, profile: Profile) -> int:
         needed += vision_bytes(profile, base.config.vision_config)
     layer = step_bytes(profile, width, 0, 1)
     return int(max(0, min(layers, (free_bytes - needed) // layer)))
-
-
-def _free_bytes() -> int:
-    """Of the GPU, or of the part of it that this process is allowed."""
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return int(MEMORY_SHARE * torch.cuda.get_per_process_memory_fraction() * total) - torch.cuda.memory_allocated()

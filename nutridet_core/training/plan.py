@@ -22,10 +22,11 @@ from nutridet_core.artifacts.hub import Remote, RemoteFile, cache_folder, fetch,
 from nutridet_core.data.sources.hub import remote as photos_at
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
-from nutridet_core.models import Source, base_source
+from nutridet_core.models import MEMORY_SHARE, Source, base_source
+from nutridet_core.predict import answer_bytes
 from nutridet_core.profiles import Profile
 from nutridet_core.settings import Settings
-from nutridet_core.training.activations import MEMORY_SHARE, step_bytes, tokens_of, vision_bytes
+from nutridet_core.training.activations import step_bytes, vision_bytes
 
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Of a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (arXiv 2305.14314)."""
@@ -171,7 +172,7 @@ def memory_bytes(profile: Profile, network: Network) -> dict[str, int]:
         f"training {name}": frozen + 4 * weights * _item(profile) + step + network.vision_step.get(name, 0)
         for name, weights in network.adapters.items()
     }  # weight, gradient and AdamW's two averages
-    answer = tokens_of(profile) * 2 * network.width * network.layers * _item(profile)
+    answer = answer_bytes(profile.tokens, network.width, network.layers, _item(profile))
     scoring = network.parameters * _item(profile) + profile.score_batch_size * answer
     return training | {"answering, at most": scoring}
 
