@@ -61,7 +61,20 @@ def render_evaluation() -> str:
             "",
             made(result),
             "",
+            _same_answers(),
+            "",
         ]
+    )
+
+
+def _same_answers() -> str:
+    """What random weights cannot show."""
+    result = read("evaluation_tiny")
+    same = f"{percent(result['same_answers'])} of n = {result['same_answers']['n']} answers"
+    faster = f"{result['metrics']['ratio_to_one_by_one']:.1f} times faster"
+    trained = f"{result['checkpoints']} trained checkpoints on {result['n']} photos"
+    return (
+        f"With weights that mean something (the embedded model, {trained}): {same} the same, {faster}. {made(result)}"
     )
 
 

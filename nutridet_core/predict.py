@@ -129,7 +129,7 @@ def photos_at_once(model: Any, profile: Profile) -> int:
     matter, so that the same card makes the same batches, and with them the same rounding.
     """
     count = profile.score_batch_size
-    if model.device.type != "cuda":
+    if model.device.type == "cpu":
         return count
     text, weights = model.config.get_text_config(), sum(weight.nbytes for weight in model.parameters())
     room = gpu_bytes() - 2 * weights  # a merged checkpoint's base is kept beside it

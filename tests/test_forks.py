@@ -66,6 +66,15 @@ def test_workers_of_a_run_come_from_one_server(tmp_path: Path) -> None:
     assert servers[0] == servers[1]
 
 
+def test_what_training_needs_is_imported_while_a_worker_is_at_the_dataset(tmp_path: Path) -> None:
+    work(tmp_path)
+    assert forks._Server.idle is not None
+    maps = Path(f"/proc/{forks._Server.idle.process.pid}/maps")
+    until(lambda: "libtorch" in maps.read_text())
+    code, output = work(tmp_path / "other")  # waits for the rest, and is forked then
+    assert code == 0, output
+
+
 def test_its_variables_reach_the_worker(tmp_path: Path) -> None:
     work(tmp_path)
     code, output = work(tmp_path, source="generated:13", NUTRIDET_HOME=str(tmp_path / "other"))

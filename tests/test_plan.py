@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen2VLConfig
+import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from nutridet_core import predict
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.models import MEMORY_SHARE
 from nutridet_core.profiles import get_profile
@@ -100,6 +102,23 @@ def test_the_profiles_fit_the_gpus_that_they_are_for(network: Network) -> None:
     )
     assert quantised < MEMORY_SHARE * 16, "for a card of 24 GB, with room for a few layers' activations"
     assert MEMORY_SHARE * 22 < whole < MEMORY_SHARE * 40, "for one of 48 GB or more"
+
+
+@pytest.mark.parametrize(("gib", "photos"), [(24, 16), (80, 64), (141, 128), (400, 128)])
+def test_a_larger_gpu_answers_more_photos_at_once(
+    config: Path, monkeypatch: pytest.MonkeyPatch, gib: int, photos: int
+) -> None:
+    """What fits is at least the profile's number, and beside the weights there is room for those of a merge."""
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_pretrained(config)).to(torch.bfloat16)
+    monkeypatch.setattr(predict, "gpu_bytes", lambda: MEMORY_SHARE * gib * 2**30)
+    assert predict.photos_at_once(model, SEVEN) == photos
+
+
+def test_a_processor_answers_the_profiles_number_at_once() -> None:
+    model = torch.nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    assert predict.photos_at_once(model, SEVEN) == SEVEN.score_batch_size
 
 
 def test_disk_is_counted_for_every_checkpoint_and_both_weights(network: Network) -> None:

@@ -7,7 +7,8 @@ does (`worker`).
 
 torch, transformers and mlflow take ten seconds of a core to import, and a whole run has fifteen workers. A forked one
 has them at once, shares their memory, and gives its own back when it ends. torch's threads do not survive a fork: so
-nothing here computes, and no artefact is read. The server ends when the other end of its socket is closed, also by
+nothing here computes, no artefact is read, and what is imported while a worker is at the dataset is waited for before
+the next fork. The server ends when the other end of its socket is closed, also by
 SIGKILL, and its worker with it (`worker.follow_launcher`).
 """
 
@@ -21,6 +22,7 @@ import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from threading import Thread
 from typing import Any
 
 from nutridet_assets import worker
@@ -31,6 +33,8 @@ _TRACKING = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.sy
 _MODEL = ("features", "predict", "release.merge", "release.quantize", "training.train")
 _WITHOUT_TRACKING = {"prepare_dataset", "report_dataset", "list_collection"}
 _WITHOUT_MODEL = {"score_peer", "build_leaderboard", "register_release", "write_card", *_WITHOUT_TRACKING}
+_NEXT = {"prepare_dataset": "train_experiments"}
+"""What follows a verb that needs little: its modules are imported meanwhile."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,13 +56,16 @@ def modules_of(verb: str) -> list[str]:
 
 def _serve(launcher: socket.socket) -> dict[str, Any] | None:
     """In a fork, what it is to do; in the server None, when the launcher has gone."""
+    ahead: Thread | None = None
     while True:
         data, streams, *_ = socket.recv_fds(launcher, REQUEST_BYTES, 2)
         if not data:
             return None
         request = json.loads(data)
-        for module in modules_of(request["arguments"][0]):
-            importlib.import_module(module)
+        verb = request["arguments"][0]
+        if ahead:
+            ahead.join()
+        _import(verb)
         gc.freeze()  # collecting would write to the pages that are shared
         server, pid = os.getpid(), os.fork()
         if pid == 0:
@@ -66,10 +73,18 @@ def _serve(launcher: socket.socket) -> dict[str, Any] | None:
             return {**request, "server": server}
         for stream in streams:
             os.close(stream)
+        if verb in _NEXT:
+            ahead = Thread(target=_import, args=(_NEXT[verb],), daemon=True)
+            ahead.start()
         launcher.send(str(pid).encode())
         if (code := _wait(pid, launcher)) is None:
             return None
         launcher.send(str(code).encode())
+
+
+def _import(verb: str) -> None:
+    for module in modules_of(verb):
+        importlib.import_module(module)
 
 
 def _wait(pid: int, launcher: socket.socket) -> int | None:

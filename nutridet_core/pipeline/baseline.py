@@ -14,7 +14,7 @@ from nutridet_core.pipeline.context import Context, keep_scores, kept_scores, pr
 
 BASELINE = "baseline"
 PEER = "peer"
-_PEER_VERSION = "ocr-nutrient-words/1"
+_PEER_VERSION = "ocr-nutrient-words/2"
 
 
 def score_baseline(context: Context) -> dict[Split, Scores]:
