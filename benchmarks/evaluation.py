@@ -1,7 +1,7 @@
 """Speed of scoring checkpoints: one photo at a time with a reload for each, as published, against this project's way.
 
     python -m benchmarks.evaluation [--shape 7b] [--base FOLDER] [--out FILE]
-    python -m benchmarks.evaluation --trained .nutridet/artifacts/tiny/adapters --out FILE
+    python -m benchmarks.evaluation --trained .nutridet/artifacts/tiny/adapters [--out FILE]
 
 Base and adapters have random weights of the real shape; with `--trained` they are the embedded model and the
 checkpoints of a run, whose answers mean something: then the slow way is measured whole as well. Ours always is, through
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=7)
     parser.add_argument("--photos", type=int, default=123)
     parser.add_argument("--alone", type=int, default=16, help="photos that are answered one at a time")
-    parser.add_argument("--out", type=Path, default=RESULTS / "evaluation.json")
+    parser.add_argument("--out", type=Path, help="default: evaluation.json or evaluation_tiny.json among the results")
     given = parser.parse_args()
     drawn = draw(SEED + 1, given.photos)
     photos = [lambda photo=photo: photo.image for photo in drawn]
@@ -75,7 +75,8 @@ def main() -> None:
             result = compare(bench, given.alone, bench.checkpoints[:1])
             result["agreement"] = agreement(bench, given.alone)
         command = f"python -m benchmarks.evaluation --shape {given.shape}"
-    write_json(given.out, {**header(command), **result})
+    out = given.out or RESULTS / f"evaluation{'_tiny' if given.trained else ''}.json"
+    write_json(out, {**header(command), **result})
 
 
 def compare(bench: Bench, count: int, checkpoints: Sequence[Path]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.serving.__main__ import BEHIND_THE_GATEWAY, WAVES
 from benchmarks.serving.load import Address, ask_all, chat_body, clocks, passed
+from benchmarks.serving.measure import STEPS
 from benchmarks.serving.numbers import agreement, rate_of, ratio_of_medians
 from benchmarks.serving.offline import count_passes, passes, template_of
 from benchmarks.serving.photos import SIDE, DrawnPhoto, enlarge
@@ -224,6 +226,12 @@ def test_what_drafts_and_fp8_change_is_told() -> None:
         "answer_tokens": {"value": 24.0}, "same_texts_cpu-drafts": {"value": 1.0},
         "same_texts_cpu-fp8": {"value": 0.5}, "box_iou_cpu-fp8": {"value": 0.9},
     }  # fmt: skip
+
+
+def test_waves_name_servers_that_there_are() -> None:
+    known = {server.name for server in SERVERS}
+    assert {name for wave in WAVES for name in wave.split(",")} <= known
+    assert STEPS.keys() <= known and BEHIND_THE_GATEWAY in known
 
 
 def test_servers_have_names_of_their_own() -> None:

@@ -31,7 +31,8 @@ from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
     "bf16,fp8-fast,fp8-four",
-    "fp8-four-graphs,fp8-four-single,fp8-fast-threads,fp8-graphs",
+    "fp8-four-graphs,fp8-four-single,fp8-four-pinned",
+    "fp8-fast-threads,fp8-graphs",
     "tiny-bf16,tiny-fp8,fp8,fp8-drafts,fp8-fast-four",
     "fp8-fast-resized,fp8-four-shared,bf16-drafts",
     "fp8-all,online-fp8",

@@ -14,7 +14,8 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nutridet_core.artifacts.store import MANIFEST
@@ -36,6 +37,8 @@ _ON_GPU = {"min_pixels": WIDE.min_pixels, "max_pixels": WIDE.max_pixels, "device
 _SHARED = ("--mm-tensor-ipc", "torch_shm")  # photos reach the engine in shared memory
 _RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU), "--skip-mm-profiling")  # it pins tensors of the CPU
 _FOUR = ("--api-server-count", "4")
+_ONE_THREAD, _EIGHT_THREADS = {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "8"}
+_PINNED = {"PYTORCH_CUDA_ALLOC_CONF": "pinned_use_cuda_host_register:True,pinned_num_register_threads:8"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Server:
     drafts: bool = False
     graphs: bool = False
     flags: tuple[str, ...] = _FEW
-    threads: int | None = None
-    """Of torch on the CPU, in all processes; None leaves the choice to nutridet."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those that nutridet sets."""
     tiny: bool = False
     """Whether it is asked under the embedded model's own contract."""
     shows: str = ""
@@ -60,11 +63,11 @@ SERVERS = (
     Server("fp8", "fp8", flags=_MANY, shows="our checkpoint: language model and head in FP8"),
     Server("bf16-drafts", "bf16", drafts=True, shows="drafts of the grammar's tokens, nothing else"),
     Server("fp8-drafts", "fp8", drafts=True, flags=_MANY, shows="FP8 and drafts"),
-    Server("fp8-fast", "fp8", drafts=True, graphs=True, flags=_MANY, threads=1,
+    Server("fp8-fast", "fp8", drafts=True, graphs=True, flags=_MANY, environ=_ONE_THREAD,
            shows="FP8, drafts, CUDA graphs for everything"),
-    Server("fp8-fast-threads", "fp8", drafts=True, graphs=True, threads=8,
+    Server("fp8-fast-threads", "fp8", drafts=True, graphs=True, environ=_EIGHT_THREADS,
            shows="and eight threads for a photo"),
-    Server("fp8-graphs", "fp8", graphs=True, threads=8,
+    Server("fp8-graphs", "fp8", graphs=True, environ=_EIGHT_THREADS,
            shows="FP8, CUDA graphs for everything, eight threads for a photo, no drafts"),
     Server("fp8-fast-resized", "fp8", drafts=True, graphs=True, flags=(*_FEW, *_RESIZED_ON_GPU),
            shows="photos resized on the GPU instead"),
@@ -72,8 +75,10 @@ SERVERS = (
            shows="FP8, drafts, CUDA graphs, four processes for HTTP and photos"),
     Server("fp8-four", "fp8", flags=(*_MANY, *_FOUR), shows="FP8, four processes for HTTP and photos"),
     Server("fp8-four-graphs", "fp8", graphs=True, flags=(*_MANY, *_FOUR), shows="and CUDA graphs for everything"),
-    Server("fp8-four-single", "fp8", graphs=True, flags=(*_MANY, *_FOUR), threads=1,
+    Server("fp8-four-single", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD,
            shows="and one thread for each sum on the CPU"),
+    Server("fp8-four-pinned", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD | _PINNED,
+           shows="and memory for photos pinned in another way"),
     Server("fp8-four-shared", "fp8", flags=(*_MANY, *_FOUR, *_SHARED),
            shows="as fp8-four, photos handed over in shared memory"),
     Server("fp8-all", "fp8-all", shows="the vision tower in FP8 too, nothing else"),
@@ -113,8 +118,7 @@ async def keep(server: Server, work: Path, program: str) -> None:
     while not (weights / MANIFEST).is_file():
         await asyncio.sleep(0.2)
     began = time.monotonic()
-    if server.threads:
-        os.environ["OMP_NUM_THREADS"] = str(server.threads)
+    os.environ.update(server.environ)
     options = VllmOptions(
         program=program, gpu_share=0.02, drafts=server.drafts, graphs=server.graphs,
         flags=(*UNCACHED, *server.flags), start_seconds=500,
