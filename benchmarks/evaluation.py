@@ -49,6 +49,8 @@ class Bench:
     profile: Profile
     photos: Sequence[Callable[[], Image.Image]]
     checkpoints: Sequence[Path]
+    answer_tokens: int
+    """At most; random weights never end an answer by themselves."""
 
 
 def main() -> None:
@@ -65,13 +67,14 @@ def main() -> None:
     drawn = draw(SEED + 1, given.photos)
     photos = [lambda photo=photo: photo.image for photo in drawn]
     if given.trained:
-        bench = Bench(TINY, photos, sorted(given.trained.glob("*/checkpoint-*")))
+        bench = Bench(TINY, photos, sorted(given.trained.glob("*/checkpoint-*")), TINY.max_new_tokens)
         result = compare(bench, len(photos), bench.checkpoints)
         command = "make demo && python -m benchmarks.evaluation --trained .nutridet/artifacts/tiny/adapters"
     else:
         profile = profile_of(given.shape, write_base(given.shape, given.base))
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(profile, photos, write_adapters(profile, Path(folder), given.checkpoints))
+            adapters = write_adapters(profile, Path(folder), given.checkpoints)
+            bench = Bench(profile, photos, adapters, ANSWER_TOKENS)
             result = compare(bench, given.alone, bench.checkpoints[:1])
             result["agreement"] = agreement(bench, given.alone)
         command = f"python -m benchmarks.evaluation --shape {given.shape}"
@@ -146,7 +149,7 @@ def all_at_once(bench: Bench) -> tuple[dict[str, Any], list[list[str]]]:
         merged = merge.put_in(model)
         cache_features(model.requires_grad_(False), bench.profile.architecture, features)
         wearing.append(time.perf_counter() - began)
-        answers.append(_texts(predict_batches(model, batches, max_new_tokens=_longest(bench))))
+        answers.append(_texts(predict_batches(model, batches, max_new_tokens=bench.answer_tokens)))
         times.append(time.perf_counter() - began)
         rate_now = len(bench.photos) / times[-1]
         print(f"{checkpoint.name}: {wearing[-1]:.1f} s to put on, {rate_now:.1f} photos/s in all", flush=True)
@@ -172,17 +175,12 @@ def _load(bench: Bench) -> tuple[Any, Any]:
 
 
 def _answer(bench: Bench, model: Any, processor: Any, photos: Any) -> list[str]:
-    contract, longest = bench.profile.contract, _longest(bench)
+    contract, longest = bench.profile.contract, bench.answer_tokens
     return _texts(predict(model, processor, contract, photos, batch_size=1, max_new_tokens=longest))
 
 
 def _texts(predictions: Sequence[Prediction]) -> list[str]:
     return [prediction.answer.text for prediction in predictions]
-
-
-def _longest(bench: Bench) -> int:
-    """Tokens of an answer: random weights never end one by themselves."""
-    return TINY.max_new_tokens if bench.profile is TINY else ANSWER_TOKENS
 
 
 def result_of(bench: Bench, slow: dict[str, Any], fast: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +191,7 @@ def result_of(bench: Bench, slow: dict[str, Any], fast: dict[str, Any]) -> dict[
     return {
         "n": len(bench.photos),
         "checkpoints": len(bench.checkpoints),
-        "answer_tokens": _longest(bench),
+        "answer_tokens": bench.answer_tokens,
         "metrics": {
             "ratio_to_one_by_one": total_slow / total_fast,
             "one_by_one_seconds": total_slow,

@@ -255,6 +255,11 @@ def compile_layers(model: Any) -> None:
         layer.compile()
 
 
+def weight_bytes(model: Any) -> int:
+    """What a model's weights take, on disk and in memory."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
 def count_parameters(model: Any) -> dict[str, int]:
     """`{"all": ..., "trainable": ...}`; 4-bit weights count two per stored byte."""
     total = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in model.parameters())

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from nutridet_core.answers import Answer, without_terminators
-from nutridet_core.models import gpu_bytes
+from nutridet_core.models import gpu_bytes, weight_bytes
 from nutridet_core.profiles import Profile
 from nutridet_core.prompts import Contract, prompt_text, resized_size
 
@@ -131,8 +131,8 @@ def photos_at_once(model: Any, profile: Profile) -> int:
     count = profile.score_batch_size
     if model.device.type == "cpu":
         return count
-    text, weights = model.config.get_text_config(), sum(weight.nbytes for weight in model.parameters())
-    room = gpu_bytes() - 2 * weights  # a merged checkpoint's base is kept beside it
+    text = model.config.get_text_config()
+    room = gpu_bytes() - 2 * weight_bytes(model)  # a merged checkpoint's base is kept beside it
     photo = answer_bytes(profile.tokens, text.hidden_size, text.num_hidden_layers, model.dtype.itemsize)
     while 2 * count <= _MOST_AT_ONCE and 2 * count * photo <= room:
         count *= 2

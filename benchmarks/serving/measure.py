@@ -57,8 +57,8 @@ async def stock(take: Measurement) -> None:
     await take.row("24 tokens, no probabilities", ask.forced(half, ONE_BOX, logprobs=False))
     for kind in ENCODERS:
         await take.row(f"24 tokens, photo resized, {kind}", ask.resized(half, kind))
-    await take.row("begun", ask.begun(half))
-    await take.row("begun, all", ask.begun(), 32, keep=True)
+    await take.row("begun", ask.begun(ask.natural(half)))
+    await take.row("begun, all", ask.begun(ask.small()), 32, keep=True)
     await take.row("grammar", ask.ruled(take.singles))
     for together in TOGETHER[:-1]:
         await take.row("32 tokens", ask.forced(take.many(together), FORCED), together)
@@ -67,6 +67,11 @@ async def stock(take: Measurement) -> None:
 async def answers(take: Measurement) -> None:
     """About all drawn photos; answers are kept."""
     await take.row("own answers, all", take.ask.small(), 32, keep=True)
+
+
+async def small_singles(take: Measurement) -> None:
+    """The model's own answers about drawn photos, one at a time."""
+    await take.row("own answers", take.ask.small(take.singles))
 
 
 async def singles(take: Measurement) -> None:
@@ -106,8 +111,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "fp8-four-pinned": (crowd,),
     "tiny-bf16": (answers,),
     "tiny-fp8": (answers,),
-    "cpu": (singles, answers),
-    "cpu-drafts": (singles, answers),
+    "cpu": (small_singles, answers),
+    "cpu-drafts": (small_singles, answers),
     "cpu-fp8": (answers,),
 }
 """What each server is asked; others get `singles` and `answers`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,15 @@ class Questions:
         """About large photos; the model ends its answers itself."""
         return [chat_body(self.contract, photo, max_tokens=TINY.max_new_tokens) for photo in self.large[:count]]
 
-    def small(self) -> list[bytes]:
-        """The same about all drawn photos, as they were drawn."""
-        return [chat_body(self.contract, each.content, max_tokens=TINY.max_new_tokens) for each in self.drawn]
+    def small(self, count: int | None = None) -> list[bytes]:
+        """The same about drawn photos, as they were drawn."""
+        return [chat_body(self.contract, each.content, max_tokens=TINY.max_new_tokens) for each in self.drawn[:count]]
 
-    def begun(self, count: int | None = None) -> list[bytes]:
-        """About large photos, with the answer's beginning put into the model's mouth."""
+    def begun(self, asked: Sequence[bytes]) -> list[bytes]:
+        """The same questions with the answer's beginning put into the model's mouth."""
         said = [*prompt_messages(self.contract), {"role": "assistant", "content": SKELETON}]
         bodies = []
-        for body in self.natural(count or len(self.drawn)):
+        for body in asked:
             request = json.loads(body)
             said[1] = request["messages"][1]
             request |= {"messages": said, "add_generation_prompt": False, "continue_final_message": True}

@@ -202,7 +202,7 @@ def gateway(rows: Rows) -> list[Row]:
                 "through_p50_ms": percentile_of(row["through"], 50, 1000),
                 "decode_p50_ms": percentile_of([clocks["decode"] for clocks in row["clocks_ms"]], 50),
                 "overhead_ms": percentile_of(beside, 50), "photos_per_s": [direct, through],
-                "lost": {"value": 1 - through["value"] / direct["value"], "n": len(beside)},
+                "lost": {"value": 1 - row["walls"][0] / row["walls"][1], "n": len(beside)},
                 "same_texts": row["same_texts"],
             }
         )  # fmt: skip

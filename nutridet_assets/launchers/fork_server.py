@@ -8,8 +8,8 @@ does (`worker`).
 torch, transformers and mlflow take ten seconds of a core to import, and a whole run has fifteen workers. A forked one
 has them at once, shares their memory, and gives its own back when it ends. torch's threads do not survive a fork: so
 nothing here computes, no artefact is read, and what is imported while a worker is at the dataset is waited for before
-the next fork. The server ends when the other end of its socket is closed, also by
-SIGKILL, and its worker with it (`worker.follow_launcher`).
+the next fork. The server ends when the other end of its socket is closed, also by SIGKILL, and its worker with it
+(`worker.follow_launcher`).
 """
 
 from __future__ import annotations

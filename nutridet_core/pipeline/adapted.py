@@ -50,12 +50,10 @@ class AdaptedBase:
         cache_features(self._adapted.requires_grad_(False), profile.architecture, self.features)
         return self._adapted, self.processor
 
-    def batches(self, split: Split) -> Batches:
-        """The photos of a split, for the model as it is worn."""
+    def batches(self, model: Any, split: Split) -> Batches:
+        """The photos of a split, in batches that the first model to ask has room for."""
         if split not in self._batches:
-            self._batches[split] = split_batches(
-                self.context, self._adapted, self.processor, split, keep_bytes=_KEEP_BYTES
-            )
+            self._batches[split] = split_batches(self.context, model, self.processor, split, keep_bytes=_KEEP_BYTES)
         return self._batches[split]
 
     @cached_property

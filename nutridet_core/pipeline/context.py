@@ -118,7 +118,7 @@ def score_model(
     step: int = 0,
     model_id: str | None = None,
     check: Callable[[Any, Any], dict[str, Any]] = lambda model, processor: {},
-    batches: Callable[[], Batches] | None = None,
+    batches: Callable[[Any], Batches] | None = None,
 ) -> Scores:
     """Score a model on a split, or take the scores that are there.
 
@@ -128,14 +128,14 @@ def score_model(
         weights: digest of what is scored; with the dataset and the contract it decides about reuse.
         load: gives (model, processor); not called when the scores are there.
         check: looks at the loaded model before it answers; what it returns goes into the manifest.
-        batches: gives the split's photos, where several models share them.
+        batches: gives the split's photos for the model, where several models share them.
     """
     config = scores_config(context, weights)
     kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step, model_id=model_id)
     if kept:
         return kept
     model, processor = load()
-    photos = batches() if batches else split_batches(context, model, processor, split)
+    photos = batches(model) if batches else split_batches(context, model, processor, split)
     facts = check(model, processor) | {"photos_at_once": photos.batch_size}
     report = progress(context, f"{subject} on {split}")
     samples = answer_split(model, photos, context.profile, context.layout.dataset, split, progress=report)

@@ -227,7 +227,7 @@ def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, spl
         step=int(sealed.facts["step"]),
         model_id=_logged_model(context, name, checkpoint, sealed, run_id),
         check=lambda model, processor: _audit(context, sealed, model, processor),
-        batches=lambda: base.batches(split),
+        batches=lambda model: base.batches(model, split),
     )
 
 

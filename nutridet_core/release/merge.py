@@ -21,7 +21,7 @@ from nutridet_core.artifacts.disk import require_space
 from nutridet_core.artifacts.store import Manifest, read_manifest, reusable, seal, writing
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.audits import audit_merged_base
-from nutridet_core.models import attach_adapter, base_source, load_model, load_processor
+from nutridet_core.models import attach_adapter, base_source, load_model, load_processor, weight_bytes
 from nutridet_core.profiles import Profile
 
 MAX_SHARD_SIZE = "4GB"
@@ -59,11 +59,6 @@ def merge(profile: Profile, adapter: Path, folder: Path, *, name: str) -> Manife
             facts={"audits": {audit.name: audit.to_dict()}, "adapter": trained.name},
         )
         return seal(draft, manifest)
-
-
-def weight_bytes(model: Any) -> int:
-    """What a model's weights take on disk."""
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def merge_into(model: Any) -> Any:

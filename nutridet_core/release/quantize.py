@@ -20,9 +20,9 @@ from nutridet_core.artifacts.disk import require_space
 from nutridet_core.artifacts.store import Manifest, read_manifest, reusable, seal, writing
 from nutridet_core.evaluation.audits import audit_fp8_file
 from nutridet_core.families import Family
-from nutridet_core.models import Source, load_model, load_processor
+from nutridet_core.models import Source, load_model, load_processor, weight_bytes
 from nutridet_core.profiles import Profile
-from nutridet_core.release.merge import MAX_SHARD_SIZE, weight_bytes
+from nutridet_core.release.merge import MAX_SHARD_SIZE
 
 SCHEME = "FP8_DYNAMIC"
 TARGETS = ("Linear", "re:.*lm_head")
