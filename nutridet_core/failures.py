@@ -24,6 +24,7 @@ _RIGHTS = f"Let this user write there, or set NUTRIDET_HOME to a folder where it
 _MEMORY = f"End other processes, or take a smaller profile or batch (`nutridet plan` says what each needs); {_AGAIN}."
 _SERVER = f"Start it (`make up` starts both), or correct the setting; {_AGAIN}."
 _LOCKED = f"Wait for the process that holds it, or end that; {_AGAIN}. Many processes need PostgreSQL."
+_OVERTAKEN = f"Look at what is there now; {_AGAIN}."
 _BY_NUMBER = {
     errno.ENOSPC: _DISK, errno.EDQUOT: _DISK, errno.EFBIG: _DISK,
     errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS,
@@ -52,6 +53,8 @@ _SIGNS = (
           r"MLflow at \1", _TRACKING),
     _Sign(r"too many (5\d\d) error responses", r"fails (\1)", f"Look into its log; {_AGAIN}.", "MLflow", _TRACKING),
     _Sign("database (table )?is locked", "is locked by another process", _LOCKED, _DATABASE, _TRACKING),
+    _Sign("UNIQUE constraint failed|duplicate key value violates unique constraint",
+          "another process wrote the same at the same moment", _OVERTAKEN, _DATABASE, _TRACKING),
     _Sign("database or disk is full|disk I/O error", r"\g<0>", _DISK, _DATABASE, _TRACKING),
     _Sign("attempt to write a readonly database|unable to open database file", r"\g<0>", _RIGHTS, _DATABASE, _TRACKING),
     _Sign("connection to server at .* failed: .*|server closed the connection", r"\g<0>", _SERVER, _DATABASE,

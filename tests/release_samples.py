@@ -15,6 +15,7 @@ from nutridet_core.evaluation.evaluate import load_scores, save_scores
 from nutridet_core.evaluation.scores import Sample
 from nutridet_core.pipeline.context import Context, scores_config
 from nutridet_core.pipeline.release import POINTER, REPORT, subject
+from nutridet_core.release.registry import CHAMPION, Registry
 from nutridet_core.settings import Settings
 
 EXPERIMENT = "exp1a"
@@ -63,6 +64,12 @@ def write_release(context: Context, content: str, *, offset: float = 0.02) -> st
         write_json(draft / POINTER, current)
         seal(draft, Manifest(kind="release", name=release, config=current))
     return release
+
+
+def make_champion(registry: Registry, version: str, why: str = "planted") -> None:
+    """Make a version champion, whoever it is now."""
+    holder = registry.holder(CHAMPION)
+    registry.promote(version, why, over=None if holder is None else holder[0])
 
 
 def folders_of(layout: Layout, release: str) -> dict[str, Path]:

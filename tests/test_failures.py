@@ -50,6 +50,14 @@ def locked_database(folder: Path) -> None:
             other.execute(text("create table t (x)"))
 
 
+def overtaken(folder: Path) -> None:
+    """As when two processes give the same new alias: each finds none, and both write it."""
+    with create_engine(f"sqlite:///{folder / 'mlflow.db'}").begin() as database:
+        database.execute(text("create table aliases (name text primary key)"))
+        for _ in range(2):
+            database.execute(text("insert into aliases values ('champion')"))
+
+
 def read_only_database(folder: Path) -> None:
     file = folder / "mlflow.db"
     sqlite3.connect(file).close()
@@ -78,6 +86,7 @@ FAILURES: dict[Callable[[Path], None], str] = {
     quota_for_weights: "File too large. Free space on the disk of NUTRIDET_HOME, or raise the quota",
     full_disk_for_a_checkpoint: "Free space on the disk",
     locked_database: r"MLflow's database \[NUTRIDET_TRACKING_URI\]: is locked by another process. Wait",
+    overtaken: r"MLflow's database \[NUTRIDET_TRACKING_URI\]: another process wrote the same at the same moment. Look",
     read_only_database: "attempt to write a readonly database. Let this user write there",
     no_folder_for_a_database: "unable to open database file. Let this user write there",
     silent_server: rf"MLflow at {NOBODY} \[NUTRIDET_TRACKING_URI\]: does not answer. Start it",

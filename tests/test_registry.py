@@ -154,7 +154,7 @@ def test_tags_read_back(context: Context) -> None:
 
 def test_profiles_have_champions_of_their_own(context: Context) -> None:
     register_release(context)
-    assert Registry(context.tracker, "nutridet-other").holder(CHAMPION) is None
+    assert Registry(context.tracker, "nutridet-other", context.settings.home).holder(CHAMPION) is None
 
 
 def test_a_registry_that_does_not_answer_is_no_registry_without_a_champion(
@@ -166,7 +166,7 @@ def test_a_registry_that_does_not_answer_is_no_registry_without_a_champion(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     nobody = Tracker("http://127.0.0.1:9", "nutridet/tiny", tmp_path.as_uri())
     with pytest.raises(MlflowException):
-        Registry(nobody, "nutridet-tiny").holder(CHAMPION)
+        Registry(nobody, "nutridet-tiny", tmp_path).holder(CHAMPION)
 
 
 @pytest.mark.parametrize(("value", "allowed"), [(-0.001, False), (0.0, True), (0.2, True)])

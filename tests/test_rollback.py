@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from nutridet_core import cli
+from nutridet_core.artifacts.locks import turn_in
 from nutridet_core.errors import ArtifactError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
 from nutridet_core.pipeline.rollback import plan_rollback
 from nutridet_core.release.registry import CHAMPION, Registry, Release
-from tests.release_samples import flip_bit, open_home, write_release
+from tests.release_samples import flip_bit, make_champion, open_home, write_release
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +183,37 @@ def test_an_alias_moved_by_hand_is_not_guessed_about(context: Context, registry:
 
 def test_an_alias_that_moved_while_the_operator_thought_is_left_alone(context: Context, registry: Registry) -> None:
     plan = plan_rollback(context)
-    registry.promote("1", "by someone else")
+    make_champion(registry, "1", "by someone else")
     with pytest.raises(ArtifactError, match="version 1 has become champion meanwhile"):
         plan.carry_out("too late")
     assert champion(registry) == "1"
+
+
+def test_whoever_moves_the_alias_waits_for_the_others_and_then_looks_again(
+    context: Context, registry: Registry
+) -> None:
+    """Else both find version 3 and both write, and the database refuses the second in its own words."""
+    plan = plan_rollback(context)
+    with ThreadPoolExecutor(1) as operator:
+        with turn_in(context.settings.home):
+            move = operator.submit(plan.carry_out, "at the same moment")
+            assert not wait([move], timeout=0.3).done
+            registry.tracker.client.set_registered_model_alias(registry.model, CHAMPION, "1")
+        with pytest.raises(ArtifactError, match="version 1 has become champion meanwhile"):
+            move.result()
+    assert "champion.withdrawn.why" not in tags(registry, "3")
+    assert "champion.withdrawn.why" not in tags(registry, "1")
+
+
+def test_a_challenger_takes_the_place_of_no_one_that_it_was_not_compared_with(
+    context: Context, registry: Registry
+) -> None:
+    make_champion(registry, "2", "while version 3 was compared with version 1")
+    with pytest.raises(ArtifactError, match="version 2 has become champion meanwhile"):
+        registry.promote("3", "better than version 1", over="1")
+    registry.tracker.client.delete_registered_model_alias(registry.model, CHAMPION)
+    with pytest.raises(ArtifactError, match="the champion is gone"):
+        registry.promote("3", "better than version 1", over="1")
 
 
 def test_records_of_moves_do_not_change_what_a_version_stands_for(context: Context, registry: Registry) -> None:

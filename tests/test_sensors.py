@@ -11,7 +11,7 @@ import pytest
 from nutridet_assets import sensors
 from nutridet_core.pipeline.release import model_registry, register_release
 from nutridet_core.release.registry import CHAMPION, Registry
-from tests.release_samples import open_home, write_release
+from tests.release_samples import make_champion, open_home, write_release
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def two_versions(release_home: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def registry(two_versions: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setenv("NUTRIDET_HOME", str(Path(two_versions.tracker.uri.removeprefix("sqlite:///")).parent))
-    two_versions.promote("2", "as it was")
+    make_champion(two_versions, "2")
     return two_versions
 
 
@@ -45,7 +45,7 @@ def test_the_first_look_at_the_champion_only_remembers(registry: Registry) -> No
 def test_a_moved_champion_is_scored_and_so_is_one_that_moves_back(registry: Registry) -> None:
     cursor: str | None = "2"
     for version in ("1", "2", "1"):
-        registry.promote(version, "planted")
+        make_champion(registry, version)
         (request,), cursor, _ = look(sensors.moved_champion, cursor)
         assert request.run_key is None, "Dagster would take the second visit of a version for the first"
         assert cursor == version
@@ -56,7 +56,7 @@ def test_an_alias_that_is_gone_asks_for_nothing_and_its_return_does(registry: Re
     registry.tracker.client.delete_registered_model_alias(registry.model, CHAMPION)
     requests, cursor, said = look(sensors.moved_champion, "2")
     assert (requests, said) == ([], "there is no champion")
-    registry.promote("1", "planted")
+    make_champion(registry, "1")
     assert len(look(sensors.moved_champion, cursor)[0]) == 1
 
 

@@ -23,7 +23,7 @@ from nutridet_core.serving.holder import Holder, Identity, Served, follow
 from nutridet_core.serving.weights import Alias, find_alias, find_beside, find_weights
 from tests.gateway_server import CLIENT, CONTRACT, HeldEngine, process, running, served, until
 from tests.photo_files import encode, picture
-from tests.release_samples import change, flip_bit, open_home
+from tests.release_samples import change, flip_bit, make_champion, open_home
 
 PNG = encode(picture(1))
 
@@ -114,7 +114,7 @@ def test_a_moved_alias_is_followed_under_load(home: Path) -> None:
     context = open_home(home)
     registry, run = model_registry(context), context.tracker.open_run("planted", "key")
     first, second = (real_release(context, name) for name in ("one", "two"))
-    registry.promote(registry.register(first, run, {}, "first"), "planted")
+    registry.promote(registry.register(first, run, {}, "first"), "planted", over=None)
     other = registry.register(second, run, {}, "second")
     arguments = ["serve", "--port", "0", "--poll-seconds", "0.5", "--beside", "base"]
     command = f"import nutridet_core.cli as cli\ncli.app({arguments})"
@@ -122,7 +122,7 @@ def test_a_moved_alias_is_followed_under_load(home: Path) -> None:
         seen: list[tuple[int, str | None]] = []
         asked = clients.submit(ask_until, url, seen, lambda: "2" in {version for _, version in seen})
         until(lambda: len(seen) > 2)
-        registry.promote(other, "planted")
+        make_champion(registry, other)
         asked.result()
         base = CLIENT.post(f"{url}/v1/detect?model=base", files={"image": PNG}).json()["model"]
         assert (base["name"], base["digest"]) == ("tiny-base", context.profile.base_identity)

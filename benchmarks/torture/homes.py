@@ -68,7 +68,8 @@ def promote_copy(context: Context) -> None:
             if not is_complete(target):
                 with writing(target) as draft:
                     shutil.copytree(source, draft, dirs_exist_ok=True)
-        registry.promote(registry.register(second, run, {}, "copy"), "torture")
+        holder = registry.holder("champion")
+        registry.promote(registry.register(second, run, {}, "copy"), "torture", over=holder and holder[0])
 
 
 def roll_back(context: Context) -> None:

@@ -205,7 +205,7 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     """Promote when there is no champion yet, or when it is not worse than the champion on today's test photos."""
     holder = registry.holder(CHAMPION)
     if holder is None:
-        registry.promote(version, "first champion")
+        registry.promote(version, "first champion", over=None)
         return "first champion"
     champion_version, champion = holder
     if champion_version == version:
@@ -221,6 +221,6 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     )
     comparison = compare(f"champion v{champion_version}", f"v{version}", before, after)
     if may_replace(comparison):
-        registry.promote(version, comparison.text)
+        registry.promote(version, comparison.text, over=champion_version)
         return f"new champion: {comparison.text}"
     return f"stays challenger: {comparison.text}"

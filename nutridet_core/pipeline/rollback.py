@@ -40,11 +40,6 @@ class Rollback:
         Raises:
             ArtifactError: when the alias has moved since this was planned.
         """
-        champion = _champion(self.registry)
-        if champion != self.champion:
-            raise ArtifactError(
-                f"version {champion} has become champion meanwhile", where=self.registry.model, remedy="Look again."
-            )
         self.registry.withdraw(self.champion, self.target, why)
 
 

@@ -8,18 +8,23 @@ they are, in a folder of their own that no later run overwrites; the version car
 digests, and whoever loads them compares.
 
 Every move of `champion` is written down in tags of the versions, before the alias moves: who, when, why, and
-which version was replaced. An alias that was moved by hand in MLflow leaves no such record.
+which version was replaced. An alias that was moved by hand in MLflow leaves no such record. Whoever moves it says
+which version he saw there: processes of one home take turns, and who comes second is refused. MLflow itself compares
+nothing, so homes that share a server may still overtake each other.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nutridet_core.artifacts.locks import turn_in
 from nutridet_core.artifacts.store import digest, read_manifest
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.compare import Comparison
@@ -89,10 +94,12 @@ class Registry:
     Args:
         tracker: where MLflow is.
         model: its name there; one per profile, since a champion of one profile is none of another.
+        home: NUTRIDET_HOME; whoever moves the champion's alias takes turns there.
     """
 
     tracker: Tracker
     model: str
+    home: Path
 
     def register(self, release: Release, run_id: str, metrics: dict[str, float], description: str) -> str:
         """The version of this release, made now if it is not there, with the alias `challenger`."""
@@ -100,20 +107,28 @@ class Registry:
         self.tracker.client.set_registered_model_alias(self.model, CHALLENGER, version.version)
         return str(version.version)
 
-    def promote(self, version: str, why: str) -> None:
-        """Make a version the champion in place of the one there is."""
-        holder = self.holder(CHAMPION)
-        if holder is not None and holder[0] != version:
-            self._tag(version, _REPLACED, holder[0])
-        self._give_champion(version, why)
+    def promote(self, version: str, why: str, *, over: str | None) -> None:
+        """Make a version the champion in place of the version `over`.
+
+        Raises:
+            ArtifactError: when `over` is not the champion any more.
+        """
+        with self._while_champion(over):
+            if over not in (None, version):
+                self._tag(version, _REPLACED, str(over))
+            self._give_champion(version, why)
 
     def withdraw(self, version: str, target: str, why: str) -> None:
         """Give the champion's alias to `target`; `version` is not promoted again by itself.
 
         What `target` once replaced stays written down: the next step back goes further back.
+
+        Raises:
+            ArtifactError: when `version` is not the champion any more.
         """
-        self._write_down(version, _WITHDRAWN, why)
-        self._give_champion(target, why)
+        with self._while_champion(version):
+            self._write_down(version, _WITHDRAWN, why)
+            self._give_champion(target, why)
 
     def withdrawn(self, version: str) -> str | None:
         """Who withdrew a version, when and why; None when nobody did, or it was given the alias again since."""
@@ -179,6 +194,18 @@ class Registry:
                 remedy=remedy,
             ) from error
 
+    @contextmanager
+    def _while_champion(self, seen: str | None) -> Iterator[None]:
+        """Nobody else of this home moves the alias meanwhile, and it still is where the caller saw it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with turn_in(self.home):
+            holder = self.holder(CHAMPION)
+            found = None if holder is None else holder[0]
+            if found != seen:
+                problem = "the champion is gone" if found is None else f"version {found} has become champion meanwhile"
+                raise ArtifactError(problem, where=self.model, remedy="Look again.")
+            yield
+
     def _give_champion(self, version: str, why: str) -> None:
         client, tags = self.tracker.client, self._tags(version)
         for tag in (tag for tag in tags if tag.startswith(_WITHDRAWN)):
@@ -226,7 +253,7 @@ class Registry:
 
 def open_registry(settings: Settings) -> Registry:
     """The registered model of the active profile."""
-    return Registry(open_tracker(settings), model_name(settings))
+    return Registry(open_tracker(settings), model_name(settings), settings.home)
 
 
 def model_name(settings: Settings) -> str:
