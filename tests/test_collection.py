@@ -16,6 +16,7 @@ from nutridet_core.boxes import Box
 from nutridet_core.collection import replica
 from nutridet_core.collection.detection import Request, answer_collection, detect, list_photos
 from nutridet_core.collection.files import Folder, open_files
+from nutridet_core.collection.listing import LISTING
 from nutridet_core.collection.ray_pool import share
 from nutridet_core.collection.shards import ROWS
 from nutridet_core.data.dataset import open_photos
@@ -200,7 +201,7 @@ def test_an_engine_that_goes_away_stops_the_run(tmp_path: Path, monkeypatch: pyt
 def test_two_drivers_do_not_write_into_one_folder(tmp_path: Path) -> None:
     photos, out = write_photos(tmp_path / "photos", range(3)), tmp_path / "out"
     list_photos(context(tmp_path), request(photos, out))
-    with claimed(out), pytest.raises(ArtifactError, match="another process is writing here"):
+    with claimed(out / LISTING), pytest.raises(ArtifactError, match="another process is writing here"):
         detect(context(tmp_path), request(photos, out))
 
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from nutridet_core import cli
-from nutridet_core.artifacts.locks import turn_in
+from nutridet_core.artifacts.locks import claimed
 from nutridet_core.errors import ArtifactError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release
@@ -195,7 +195,7 @@ def test_whoever_moves_the_alias_waits_for_the_others_and_then_looks_again(
     """Else both find version 3 and both write, and the database refuses the second in its own words."""
     plan = plan_rollback(context)
     with ThreadPoolExecutor(1) as operator:
-        with turn_in(context.settings.home):
+        with claimed(context.settings.home / CHAMPION):
             move = operator.submit(plan.carry_out, "at the same moment")
             assert not wait([move], timeout=0.3).done
             registry.tracker.client.set_registered_model_alias(registry.model, CHAMPION, "1")

@@ -1,4 +1,4 @@
-"""A short torture: faults in verbs that need no model, and writers that are killed; `make torture` is the long one."""
+"""A short torture: faults in verbs that need no model; `make torture` is the long one."""
 
 from __future__ import annotations
 
@@ -11,86 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nutridet_core.artifacts.locks import claimed
-from nutridet_core.artifacts.store import Manifest, clear_abandoned, read_manifest, reusable, seal, writing
-from nutridet_core.errors import ArtifactError
 
 ROOT = Path(__file__).parents[1]
 FUZZED = ROOT / "benchmarks" / "results" / "fuzz.json"
-_WRITER = """
-import sys, time
-from pathlib import Path
-from nutridet_core.artifacts.store import Manifest, seal, writing
-with writing(Path(sys.argv[1])) as draft:
-    (draft / "weights").write_bytes(b"w" * 2**20)
-    print("writing", flush=True)
-    if sys.argv[2] == "forever":
-        time.sleep(3600)
-    seal(draft, Manifest(kind="model", name="m", config={"by": sys.argv[2]}))
-"""
-
-
-def writer(folder: Path, how: str) -> subprocess.Popen[str]:
-    """Another process that has begun to write an artefact."""
-    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(folder), how], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "writing\n"
-    return process
-
-
-def make(folder: Path, by: str) -> Manifest:
-    with writing(folder) as draft:
-        (draft / "weights").write_text(by)
-        return seal(draft, Manifest(kind="model", name="m", config={"by": by}))
-
-
-@pytest.mark.parametrize("asked", ["written again", "asked for"])
-def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path, asked: str) -> None:
-    folder = tmp_path / "m"
-    make(folder, "before")
-    process = writer(folder, "forever")
-    process.kill()
-    process.wait()
-    assert len(list(tmp_path.iterdir())) == 2, "the test must leave a draft"
-    if asked == "asked for":
-        assert reusable(folder, "model", {"by": "before"})
-    else:
-        make(folder, "after")
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
-
-
-def test_the_draft_of_a_living_writer_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "m"
-    process = writer(folder, "forever")
-    try:
-        clear_abandoned(folder)
-        make(folder, "meanwhile")
-        assert sorted(path.name == "m" for path in tmp_path.iterdir()) == [False, True]
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_of_two_writers_one_artefact_is_left_and_it_is_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "m"
-    processes = [writer(folder, str(number)) for number in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert read_manifest(folder).config["by"] in ("0", "1")
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
-
-
-def test_a_folder_is_claimed_once_and_given_back_by_a_death(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from nutridet_core.artifacts.locks import claimed\n"
-    code += "with claimed(Path(sys.argv[1])): print('claimed', flush=True); time.sleep(3600)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "claimed\n"
-    with pytest.raises(ArtifactError, match="another process is writing here"), claimed(tmp_path):
-        pass
-    process.kill()
-    process.wait()
-    with claimed(tmp_path):
-        pass
 
 
 def test_a_campaign_loses_nothing(release_home: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import model_registry
 from nutridet_core.release.registry import Registry, Release
 
-_DRAFT = re.compile(r"^\..*\.[0-9a-f]{32}(\.old)?$")
+_DRAFT = re.compile(r"^\..*\.[0-9a-f]{32}(\.old)?(\.lock)?$")
 """Names that `store` gives to what is being written."""
 
 

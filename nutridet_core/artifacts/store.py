@@ -10,6 +10,7 @@ finds no artefact.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -30,7 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nutridet_core.artifacts.locks import claimed, turn_in
+from nutridet_core.artifacts.locks import claimed, lock_of
 from nutridet_core.errors import ArtifactError
 
 MANIFEST = "nutridet.json"
@@ -139,26 +140,24 @@ def writing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     clear_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    with ExitStack() as stack:
-        with turn_in(folder.parent):  # nobody may find the draft without its claim
-            temporary.mkdir()
-            stack.enter_context(claimed(temporary))
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        yield temporary
-        if not (temporary / MANIFEST).is_file():
-            raise ArtifactError("was written without a manifest", where=folder)
-        with turn_in(folder.parent):
+    with claimed(temporary, wait=True):  # first: nobody may find the draft without its claim
+        temporary.mkdir()
+        try:
+            yield temporary
+            if not (temporary / MANIFEST).is_file():
+                raise ArtifactError("was written without a manifest", where=folder)
             _replace_folder(temporary, folder)
+        finally:
+            _clear(temporary)
 
 
 def clear_abandoned(folder: Path) -> None:
     """Delete the drafts of `folder` that a killed writer left; a living one has claimed its own."""
-    if not folder.parent.is_dir():
+    if not os.access(folder.parent, os.W_OK):  # or it is not there
         return
-    with turn_in(folder.parent):
-        for draft in (path for path in folder.parent.iterdir() if _is_draft_of(folder, path)):
-            with suppress(ArtifactError), claimed(draft):
-                shutil.rmtree(draft, ignore_errors=True)
+    for draft in {found for path in folder.parent.iterdir() if (found := _draft_of(folder, path))}:
+        with suppress(ArtifactError), claimed(draft):
+            _clear(draft)
 
 
 def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True) -> Manifest:
@@ -278,8 +277,16 @@ def _verify_files(folder: Path, manifest: Manifest) -> None:
                 raise ArtifactError("file has changed since it was written", where=path, remedy=_REMEDY)
 
 
-def _is_draft_of(folder: Path, path: Path) -> bool:
-    return re.fullmatch(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{32}}(\.old)?", path.name) is not None
+def _draft_of(folder: Path, path: Path) -> Path | None:
+    """The draft of `folder` that a path is, or is a lock on; None for other paths."""
+    found = re.fullmatch(rf"(\.{re.escape(folder.name)}\.[0-9a-f]{{32}}(\.old)?)(\.lock)?", path.name)
+    return path.with_name(found[1]) if found else None
+
+
+def _clear(draft: Path) -> None:
+    """Delete a draft that was claimed, if it is there, and its lock."""
+    shutil.rmtree(draft, ignore_errors=True)
+    lock_of(draft).unlink(missing_ok=True)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -293,9 +300,20 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Two renames: a crash between them leaves no folder, which readers see as no artefact."""
+    """Two renames: a crash between them leaves no folder, which readers see as no artefact.
+
+    Whoever else puts a folder there between them is replaced as well.
+    """
     old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-    if folder.exists():
-        folder.replace(old)
-    new.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    while True:
+        with suppress(FileNotFoundError):
+            folder.replace(old)
+        try:
+            new.replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)

@@ -247,5 +247,5 @@ def _named(parts: Sequence[Part], names: Sequence[str] | None) -> list[Part]:
 def _claimed(out: Path) -> Iterator[None]:
     """One driver per folder."""
     out.mkdir(parents=True, exist_ok=True)
-    with claimed(out):
+    with claimed(out / LISTING):
         yield

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutridet_core.artifacts.locks import turn_in
+from nutridet_core.artifacts.locks import claimed
 from nutridet_core.artifacts.store import digest, read_manifest
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.compare import Comparison
@@ -198,7 +198,7 @@ class Registry:
     def _while_champion(self, seen: str | None) -> Iterator[None]:
         """Nobody else of this home moves the alias meanwhile, and it still is where the caller saw it."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with turn_in(self.home):
+        with claimed(self.home / CHAMPION, wait=True):
             holder = self.holder(CHAMPION)
             found = None if holder is None else holder[0]
             if found != seen:
