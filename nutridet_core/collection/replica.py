@@ -18,6 +18,7 @@ from nutridet_core.collection.files import Files, MissingError
 from nutridet_core.collection.listing import Part, read_shard
 from nutridet_core.collection.references import Open, Reference, open_references
 from nutridet_core.collection.shards import Target, answered, unanswered
+from nutridet_core.collection.trials import Trial
 from nutridet_core.data.photos import INGEST
 from nutridet_core.errors import ArtifactError, MachineError
 from nutridet_core.pipeline.context import Context
@@ -99,10 +100,12 @@ class Replica:
         job, began = self._job, time.monotonic()
         manifest = job.target.kept(shard.part, shard.number)
         if manifest is None:
-            rows = self._runner.run(self._answer(read_shard(shard.part.folder, shard.number), seen))
-            _require_some_answer(rows)
-            facts = {"seconds": round(time.monotonic() - began, 3)}
-            manifest = job.target.write(shard.part, shard.number, rows, facts)
+            trial = Trial(job.target.trial(shard.part.name, shard.number))
+            with trial.attempt():
+                rows = self._runner.run(self._answer(read_shard(shard.part.folder, shard.number), trial, seen))
+                _require_some_answer(rows)
+                facts = {"seconds": round(time.monotonic() - began, 3)}
+                manifest = job.target.write(shard.part, shard.number, rows, facts)
         counts = manifest.facts["counts"]
         return Outcome(shard, counts["photos"], time.monotonic() - began, counts)
 
@@ -117,13 +120,16 @@ class Replica:
         batch = _BATCHES_UNDER_WAY * self._job.context.profile.score_batch_size
         return batch if served.engine.name == EngineKind.TRANSFORMERS else _AT_ONCE_REMOTE
 
-    async def _answer(self, references: list[Reference], seen: Seen) -> list[dict[str, Any]]:
-        """A row per photo, in order; no more photos in memory than places."""
-        places = asyncio.Semaphore(self._detector.limits.places)
+    async def _answer(self, references: list[Reference], trial: Trial, seen: Seen) -> list[dict[str, Any]]:
+        """A row per photo, in order; no more photos in memory than places, and one where a process has ended."""
+        places = asyncio.Semaphore(1 if trial.deaths else self._detector.limits.places)
         opened = open_references(self._job.files, references, self._job.column)
 
-        async def row(reference: Reference, read: Open) -> dict[str, Any]:
+        async def row(reference: Reference, read: Open, number: int) -> dict[str, Any]:
             try:
+                if number in trial.culprits:
+                    return unanswered(reference, "ends_the_process", self._job.target.model)
+                trial.touch(number)
                 return await self._row(reference, read)
             finally:
                 places.release()
@@ -134,7 +140,7 @@ class Replica:
             async with asyncio.TaskGroup() as group:
                 while (found := await asyncio.to_thread(_next, opened)) is not None:
                     await places.acquire()
-                    tasks.append(group.create_task(row(*found)))
+                    tasks.append(group.create_task(row(*found, len(tasks))))
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
         return [task.result() for task in tasks]

@@ -39,6 +39,10 @@ class Target:
         """Folder of one shard."""
         return self.folder / part / f"{number:0{_DIGITS}}"
 
+    def trial(self, part: str, number: int) -> Path:
+        """File of the attempts at one shard."""
+        return self.folder / part / f".{number:0{_DIGITS}}.trial"
+
     def shard_config(self, part: Part, number: int) -> dict[str, Any]:
         """What a shard's rows depend on."""
         return {
