@@ -135,7 +135,7 @@ class Replica:
                 places.release()
                 seen(1)
 
-        tasks = []
+        tasks: list[asyncio.Task[dict[str, Any]]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 while (found := await asyncio.to_thread(_next, opened)) is not None:

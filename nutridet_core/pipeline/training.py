@@ -48,9 +48,18 @@ def train_experiments(context: Context, names: Sequence[str]) -> list[Manifest]:
         by_name = {manifest.name: manifest for part in trained for manifest in part}
         manifests = [by_name[name] for name in names]
     else:
+        _warn_of_memory(context, runs, ranks)
         manifests = _train_recorded(context, runs)
     ranks.leave()
     return manifests
+
+
+def _warn_of_memory(context: Context, runs: Sequence[TrainingRun], ranks: Ranks) -> None:
+    """Say what may not fit on the GPU of one process."""
+    from nutridet_core.training.plan import memory_notices
+
+    for notice in memory_notices(runs[0].share_of(ranks), [run.experiment for run in runs]):
+        context.log(notice)
 
 
 def _parts(runs: Sequence[TrainingRun], ranks: Ranks) -> list[list[TrainingRun]]:
@@ -82,12 +91,9 @@ def _train_recorded(context: Context, runs: Sequence[TrainingRun], threads: int 
     import torch
 
     from nutridet_core.features import FeatureStore
-    from nutridet_core.training.plan import memory_notices
 
     if threads:
         torch.set_num_threads(threads)
-    for notice in memory_notices(context.profile, [run.experiment for run in runs]):
-        context.log(notice)
     features, manifests = FeatureStore(), []
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
