@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_WORKERS ?= 2
 export NUTRIDET_HOME ?= .nutridet
 
 .PHONY: demo test torture fuzz sbom audit lint up clean install
@@ -15,8 +16,8 @@ demo: install  ## the whole pipeline on generated photos, with the embedded mode
 up: install  ## Dagster on 127.0.0.1:3000 and MLflow on 127.0.0.1:5000, until Ctrl-C
 	exec $(BIN)/nutridet up
 
-test: install  ## every test that needs no GPU
-	$(BIN)/python -m pytest
+test: install  ## every test that needs no GPU; files divided among TEST_WORKERS processes of about 4 GB each
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 torture: install  ## faults at random moments of every verb, and a gateway over capacity; about two hours
 	$(BIN)/python -m benchmarks.torture $(TORTURE)

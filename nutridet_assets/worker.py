@@ -127,8 +127,8 @@ def follow_launcher(death_signal: signal.Signals = signal.SIGTERM) -> None:
     """
     signal.signal(signal.SIGTERM, _unwind)
     if sys.platform == "linux" and LAUNCHER_PID in os.environ:
-        end_with_parent(death_signal)
-        if _orphaned():  # the launcher died before the line above
+        end_with_parent(_PARENT, death_signal)
+        if _orphaned():  # accelerate lives, and what launched it is gone
             raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -31,10 +31,17 @@ _AHEAD = 4
 """Results per process that may wait for those before them."""
 
 
-def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """In a child: get this signal when the thread that started it ends, whatever ended it. Linux only."""
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """In a child: get this signal when the thread that started it ends, whatever ended it. Linux only.
+
+    Args:
+        parent: the process that started it. The kernel tells nobody of a parent that had died before this call, so a
+            child that has another one by now ends here.
+    """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(128 + number)
 
 
 def adopt_orphans() -> None:
@@ -57,7 +64,8 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) 
     Raises:
         MachineError: when a process was killed.
     """
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent)
+    spawn, parent = get_context("spawn"), os.getpid()
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent, initargs=(parent,))
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -90,7 +98,7 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
     try:
         for job in jobs:
             here, there = context.Pipe(duplex=False)
-            started[here] = context.Process(target=_tell, args=(job, there))
+            started[here] = context.Process(target=_tell, args=(job, there, os.getpid()))
             started[here].start()
             there.close()  # so that its end is heard when the process was killed
         while waiting := started.keys() - results:
@@ -103,9 +111,11 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
             process.join()
 
 
-def _tell(job: Callable[[], Any], there: Connection) -> None:
+def _tell(job: Callable[[], Any], there: Connection, parent: int) -> None:
     """In a fork: do the job and tell what came of it."""
-    end_with_parent(signal.SIGKILL)  # a parent that is told to end tells it; after any other end, locks are freed
+    end_with_parent(
+        parent, signal.SIGKILL
+    )  # a parent that is told to end tells it; after any other end, locks are freed
     try:
         result = job()
     except Exception as error:

@@ -81,6 +81,20 @@ def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         until(lambda process=process: gone(process))
 
 
+def test_a_child_that_is_slower_than_its_parent_dies_ends_too() -> None:
+    """The kernel tells nobody of a death that came before the question."""
+    told = in_one_thread(
+        "from nutridet_core.children import end_with_parent\n"
+        "parent = os.getpid()\n"
+        "if not os.fork():\n"
+        "    while os.getppid() == parent:\n        time.sleep(0.01)\n"
+        "    print('orphaned', flush=True)\n"
+        "    end_with_parent(parent)\n"
+        "    print('lives on')"
+    )  # which waits for all who may still print
+    assert told == "orphaned"
+
+
 def in_one_thread(script: str) -> str:
     """What a script prints whose process has one thread, which this one has not."""
     lines = f"import os, signal, time\nfrom nutridet_core.children import can_fork, side_by_side\n{script}"

@@ -193,7 +193,8 @@ def test_every_artefact_says_what_it_was_made_from(finished: Context) -> None:
 
 
 def test_nothing_half_written_lies_about(finished: Context) -> None:
-    assert list(finished.layout.root.rglob(".*")) == []
+    locks = {".exp1a.lock", ".exp2.lock", ".release.lock"}  # which may stay; those of drafts may not
+    assert {path.name for path in finished.layout.root.rglob(".*")} <= locks
 
 
 def test_scores_are_kept_so_that_they_can_be_counted_again(finished: Context) -> None:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import httpx
 
@@ -124,7 +125,7 @@ async def start(
 async def _launch(line: list[str], variables: dict[str, str], url: str, seconds: float) -> Child:
     """A child that answers; none is left behind when it does not."""
     child = await asyncio.create_subprocess_exec(
-        *line, env=variables, start_new_session=True, preexec_fn=end_with_parent
+        *line, env=variables, start_new_session=True, preexec_fn=partial(end_with_parent, os.getpid())
     )
     try:
         async with asyncio.timeout(seconds):
