@@ -59,6 +59,10 @@ def three_rows() -> list[Row]:
     ]
 
 
+BEST = three_rows()[-1].scores.metrics["mean_iou"]
+"""Of exp1: 0.6 on every photo."""
+
+
 def photo(photo_id: str) -> Image.Image:
     return Image.new("RGB", (320, 240), (120, 60, 60))
 

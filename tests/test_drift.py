@@ -17,7 +17,7 @@ from nutridet_core.data.examples import SPLITS, Candidate
 from nutridet_core.data.sources import open_source
 from nutridet_core.evaluation import drift
 from nutridet_core.evaluation.drift import Inputs, Shift, audit_inputs, compare_inputs, measure
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 from tests.photo_files import Row, encode, picture, rows, write_imagefolder
 
 PHOTOS = 96

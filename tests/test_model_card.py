@@ -18,6 +18,7 @@ from nutridet_core.evaluation.compare import compare
 from nutridet_core.prompts import Contract
 from nutridet_core.release.model_card import Card, front_matter, write_model_card
 from tests.report_samples import (
+    BEST,
     HOSTILE,
     PHOTOS,
     three_rows,
@@ -69,7 +70,11 @@ def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert matter["pipeline_tag"] == "image-text-to-text"
     results = {r.metric_type: r for r in ModelCard.load(tmp_path / "README.md").data.eval_results}
     assert results["mean_iou"].metric_value == 0.6
-    assert results["mean_iou"].metric_args == {"low": 0.6, "high": 0.6, "n": PHOTOS}
+    assert results["mean_iou"].metric_args == {
+        "low": round(BEST.low, 4),
+        "high": round(BEST.high, 4),
+        "n": PHOTOS,
+    }
     assert results["mean_iou"].dataset_split == "test"
     assert "95 % interval [0.600, 0.600], n = 24" in results["mean_iou"].metric_name
     assert "false_detection_rate" not in results, "undefined without negatives"
@@ -80,7 +85,7 @@ def test_the_card_shows_the_model_beside_baseline_and_priors(tmp_path: Path) -> 
     comparisons = [compare("zero-shot", "exp1", rows[1].samples, rows[2].samples)]
     _, body = _write_card(tmp_path, comparisons=comparisons)
     assert "**exp1 beats zero-shot: +0.267" in body
-    assert "| **exp1** (this model) | experiment | 0.600 [0.600, 0.600] |" in body
+    assert f"| **exp1** (this model) | experiment | {BEST} |" in body
     assert "| zero-shot | baseline | 0.333 [0.333, 0.333] |" in body
     assert "| median-box | prior | 0.143 [0.143, 0.143] |" in body
     assert "| exp1 against zero-shot | +0.267 [+0.267, +0.267] |" in body

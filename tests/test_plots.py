@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nutridet_core import plots
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 
 ESTIMATE = Estimate(0.6, 0.5, 0.7)
 UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))

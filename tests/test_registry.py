@@ -12,7 +12,8 @@ from nutridet_core.artifacts.store import is_complete, read_manifest
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.compare import Comparison, compare
 from nutridet_core.evaluation.evaluate import load_samples, save_scores
-from nutridet_core.evaluation.scores import Estimate, Sample
+from nutridet_core.evaluation.intervals import Estimate
+from nutridet_core.evaluation.scores import Sample
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.monitoring import reevaluate_champion
 from nutridet_core.pipeline.release import current_release, model_registry, read_release, register_release, subject

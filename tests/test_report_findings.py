@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from nutridet_core.evaluation.compare import compare
-from nutridet_core.evaluation.scores import Estimate, Sample
+from nutridet_core.evaluation.intervals import Estimate
+from nutridet_core.evaluation.scores import Sample
 from nutridet_core.report import Kind, Row
 from nutridet_core.report.gallery import PER_GROUP, choose
 from nutridet_core.report.outcomes import Outcome, count_outcomes, outcome

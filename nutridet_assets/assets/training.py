@@ -79,7 +79,7 @@ def checkpoint_scores(context: dg.AssetExecutionContext, worker: Worker) -> Resu
 @asset("training", deps=["checkpoint_scores"], partitions=experiments, in_worker=False, kinds={"python"})
 def best_checkpoint(context: dg.AssetExecutionContext) -> Results:
     """The checkpoint with the highest mean IoU on selection, and the curve that says so. Test decides nothing."""
-    from nutridet_core.evaluation.scores import Estimate
+    from nutridet_core.evaluation.intervals import Estimate
     from nutridet_core.pipeline.context import Context
     from nutridet_core.pipeline.training import choose_checkpoint
     from nutridet_core.settings import Settings

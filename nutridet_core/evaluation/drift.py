@@ -31,7 +31,7 @@ from PIL import Image
 from nutridet_core.data.dataset import load_records, photo_files
 from nutridet_core.data.examples import Record, Split
 from nutridet_core.evaluation.audits import Audit
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 
 ALPHA = 0.01
 LEAST_DISTANCE = 0.2

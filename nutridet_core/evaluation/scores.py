@@ -1,33 +1,31 @@
 """Scores: how well boxes were found, with n and a 95 % interval on every number.
 
 Belongs here: the metrics and the result object. Does not belong here: COCO's average precision
-(`average_precision`), running a model (`evaluate`), comparing two results (`compare`), pictures (`report`).
+(`average_precision`), intervals (`intervals`), running a model (`evaluate`), comparing two results (`compare`),
+pictures (`report`).
 
 Definitions: `mean_iou` is the seed's: for each ground-truth box the best IoU of any prediction on
 that photo (0 if none), averaged over all ground-truth boxes. Precision, recall and F1 match
-one-to-one (Hungarian). AP is COCO's. Intervals are percentile bootstraps over photos.
+one-to-one (Hungarian). AP is COCO's. Intervals are over photos (`intervals`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nutridet_core.answers import FAILURES, Form, Problem
 from nutridet_core.boxes import Box, iou_matrix
 from nutridet_core.evaluation import average_precision
+from nutridet_core.evaluation.intervals import Array, Estimate, Weights, draw_positions, estimates, interval
 
 THRESHOLDS = (0.5, 0.75, 0.9)
-RESAMPLES = 2000
-_AP_RESAMPLES = 200  # each one runs COCO's accumulation again
-_SEED = 20241  # fixed: the same predictions give the same interval
-
-Array = NDArray[np.float64]
+_AP_DRAWS = 200  # each one runs COCO's accumulation again
+_RIGHT, _ELSEWHERE = Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,6 @@ class Sample:
     def failed(self) -> bool:
         """Whether the answer could not be read in full."""
         return not FAILURES.isdisjoint(Problem(problem) for problem in self.problems)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval. `low` and `high` are NaN when there is nothing to resample."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -168,22 +154,30 @@ class Tally:
             false_detections=negatives * (predictions > 0),
         )
 
-    def metrics(self, weights: Array) -> dict[str, Array]:
-        """Every metric under `weights` of shape `(resamples, photos)`; each of shape `(resamples,)`."""
-        boxes, predictions = weights @ self.boxes, weights @ self.predictions
+    def metrics(self, weights: Weights) -> dict[str, Array]:
+        """Every metric in each draw, of shape `(draws,)`.
+
+        Of the photos that nobody took, each has one box and one prediction where boxes count, and no table where
+        false detections do.
+        """
+        right, imagined, drawn = weights.right, weights.imagined, weights.photos
+        boxes, predictions = drawn @ self.boxes + imagined, drawn @ self.predictions + imagined
         positive = 1 - self.negatives
         image_mean = np.divide(self.iou_sum, self.boxes, out=np.zeros_like(self.boxes), where=self.boxes > 0)
         result = {
-            "mean_iou": _ratio(weights @ self.iou_sum, boxes),
-            "image_mean_iou": _ratio(weights @ image_mean, weights @ positive),
+            "mean_iou": _ratio(drawn @ self.iou_sum + right, boxes),
+            "image_mean_iou": _ratio(drawn @ image_mean + right, drawn @ positive + imagined),
         }
         for threshold, matched in self.matched.items():
-            hits, name = weights @ matched, f"{threshold * 100:.0f}"
+            hits, name = drawn @ matched + right, f"{threshold * 100:.0f}"
             result[f"precision_{name}"] = _ratio(hits, predictions)
             result[f"recall_{name}"] = _ratio(hits, boxes)
             result[f"f1_{name}"] = _ratio(2 * hits, predictions + boxes)
-        result["parse_failure_rate"] = _ratio(weights @ self.failures, weights.sum(axis=1))
-        result["false_detection_rate"] = _ratio(weights @ self.false_detections, weights @ self.negatives)
+        wrong = weights.wrong
+        result["parse_failure_rate"] = _ratio(drawn @ self.failures + wrong, drawn.sum(axis=1) + imagined)
+        result["false_detection_rate"] = _ratio(
+            drawn @ self.false_detections + wrong, drawn @ self.negatives + imagined
+        )
         return result
 
 
@@ -196,7 +190,7 @@ def score(subject: str, split: str, samples: Sequence[Sample]) -> Scores:
     if not samples:
         raise ValueError(f"{subject} on {split}: nothing to score")
     tally = Tally.of(samples)
-    metrics = estimate(tally.metrics, len(samples)) | _average_precision(samples)
+    metrics = estimates(tally.metrics, len(samples)) | _average_precision(samples)
     return Scores(
         subject=subject,
         split=split,
@@ -208,28 +202,6 @@ def score(subject: str, split: str, samples: Sequence[Sample]) -> Scores:
         problems=dict(Counter(Problem(problem).value for sample in samples for problem in sample.problems)),
         seconds_per_photo=float(np.median([sample.seconds for sample in samples])),
     )
-
-
-def estimate(metrics: Callable[[Array], dict[str, Array]], photos: int) -> dict[str, Estimate]:
-    """Point values and percentile bootstrap intervals of functions of photo weights."""
-    values = metrics(np.ones((1, photos)))
-    resampled = metrics(bootstrap_weights(photos))
-    return {name: interval(float(value[0]), resampled[name]) for name, value in values.items()}
-
-
-def bootstrap_weights(photos: int, resamples: int = RESAMPLES) -> Array:
-    """How often each photo is drawn in each resample, shape `(resamples, photos)`."""
-    rng = np.random.default_rng(_SEED)
-    return rng.multinomial(photos, np.full(photos, 1 / photos), size=resamples).astype(np.float64)
-
-
-def interval(value: float, resampled: Array) -> Estimate:
-    """The middle 95 % of the resamples that are defined."""
-    defined = resampled[np.isfinite(resampled)]
-    if not defined.size:
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
 
 
 def _matches(sample: Sample, threshold: float) -> float:
@@ -252,14 +224,14 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
     if not any(sample.truth for sample in samples):
         return {name: Estimate(float("nan"), float("nan"), float("nan")) for name in average_precision.NAMES}
+    photos, confidence = len(samples), float(np.median([sample.confidence for sample in samples]))
     precision = average_precision.AveragePrecision(
-        [sample.truth for sample in samples],
-        [sample.predicted for sample in samples],
-        [sample.confidence for sample in samples],
+        [*(sample.truth for sample in samples), (_RIGHT,), (_RIGHT,)],  # the last two are photos that nobody took
+        [*(sample.predicted for sample in samples), (_RIGHT,), (_ELSEWHERE,)],
+        [*(sample.confidence for sample in samples), confidence, confidence],
     )
-    photos, rng = len(samples), np.random.default_rng(_SEED)
     point = precision.over(range(photos))
-    draws = np.array([precision.over(rng.integers(0, photos, photos).tolist()) for _ in range(_AP_RESAMPLES)])
+    draws = np.array([precision.over(drawn.tolist()) for drawn in draw_positions(photos, _AP_DRAWS)])
     return {
         name: interval(float(value), draws[:, column])
         for column, (name, value) in enumerate(zip(average_precision.NAMES, point, strict=True))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 from nutridet_core.plots.canvas import LIGHT, Format, Look, canvas, colour_of, panels_of, render
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ def _cells(place: int, row: Row, metrics: Sequence[str]) -> list[str]:
 
 def _note(rows: Sequence[Row]) -> str:
     splits = ", ".join(sorted({row.scores.split for row in rows}))
-    return f"Split: {splits}. [95 % bootstrap interval over photos]. n: photos / tables / photos without a table."
+    return f"Split: {splits}. [95 % interval over photos]. n: photos / tables / photos without a table."
 
 
 def _record(place: int, row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from nutridet_core.errors import DataError
 from nutridet_core.evaluation.compare import Comparison, compare
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 from nutridet_core.report.rows import Curve, Row, rank
 from nutridet_core.report.wording import counted, full_text, signed_text
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from nutridet_core.evaluation.scores import Estimate
+from nutridet_core.evaluation.intervals import Estimate
 
 UNKNOWN = "\u2013"  # en dash
 _MINUS = "\u2212"

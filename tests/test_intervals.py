@@ -1,0 +1,119 @@
+"""Intervals hold the true value as often as they say, also for a good model on few photos; the truth is simulated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from nutridet_core.boxes import Box
+from nutridet_core.evaluation.compare import compare
+from nutridet_core.evaluation.intervals import (
+    Array,
+    Weights,
+    draw_positions,
+    draw_weights,
+    estimates,
+    interval,
+    observed,
+)
+from nutridet_core.evaluation.scores import Sample, score
+
+TABLE, ELSEWHERE = Box(0.1, 0.1, 0.5, 0.9), Box(0.6, 0.1, 0.9, 0.9)
+
+
+def samples(photos: int, *, missed: int = 0) -> list[Sample]:
+    """Photos with one table each, found exactly or not at all."""
+    found = [(ELSEWHERE,) if number < missed else (TABLE,) for number in range(photos)]
+    return [
+        Sample(f"p{number}", 100, 100, (TABLE,), boxes, 0.9, str(boxes), "native", (), 0.1)
+        for number, boxes in enumerate(found)
+    ]
+
+
+def simulated_ious(photos: int, hits: float, random: np.random.Generator) -> Array:
+    """As those of our models: found boxes fit well, others hardly or not at all."""
+    found, fits = random.random(photos) < hits, random.beta(18, 1.2, photos)
+    return np.where(found, fits, np.where(random.random(photos) < 0.5, 0.0, random.beta(1, 3, photos)))
+
+
+def coverage(photos: int, hits: float, weights: Weights, repeats: int = 400) -> float:
+    """Share of simulated test sets whose interval of the mean holds the true mean."""
+    truth = float(simulated_ious(2_000_000, hits, np.random.default_rng(9)).mean())
+    random, held = np.random.default_rng(1), 0
+    for _ in range(repeats):
+        ious = simulated_ious(photos, hits, random)
+        drawn = (weights.photos @ ious + weights.right) / (weights.photos.sum(axis=1) + weights.imagined)
+        found = interval(float(ious.mean()), drawn)
+        held += found.low <= truth <= found.high
+    return held / repeats
+
+
+@pytest.mark.parametrize("hits", [0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("photos", [5, 33, 85])
+def test_nineteen_of_twenty_intervals_hold_the_truth(photos: int, hits: float) -> None:
+    assert coverage(photos, hits, draw_weights(photos)) >= 0.92
+
+
+def test_a_bootstrap_of_what_was_seen_forgets_what_was_not() -> None:
+    """Why there are photos that nobody took."""
+    assert coverage(33, 0.95, draw_weights(33).without_prior) < 0.85
+
+
+@pytest.mark.parametrize(("hits", "photos"), [(0, 5), (5, 92), (1, 1), (40, 85), (33, 33)])
+def test_of_a_share_it_is_jeffreys(hits: int, photos: int) -> None:
+    seen = np.array([1.0] * hits + [0.0] * (photos - hits))
+
+    def share(weights: Weights) -> dict[str, Array]:
+        return {"share": (weights.photos @ seen + weights.right) / (weights.photos.sum(axis=1) + weights.imagined)}
+
+    found = estimates(share, photos)["share"]
+    low, high = beta.ppf([0.025, 0.975], hits + 0.5, photos - hits + 0.5)
+    assert found.value == hits / photos
+    assert found.low == pytest.approx(0.0 if hits == 0 else low, abs=0.02)
+    assert found.high == pytest.approx(1.0 if hits == photos else high, abs=0.02)
+
+
+@pytest.mark.parametrize("photos", [1, 5, 33])
+def test_without_a_miss_no_score_is_certain(photos: int) -> None:
+    metrics = score("model", "test", samples(photos)).metrics
+    for name in ("mean_iou", "image_mean_iou", "precision_50", "recall_75", "f1_90", "ap", "ap_50"):
+        assert metrics[name].value == pytest.approx(1.0)
+        assert metrics[name].low < 1 - 1 / (photos + 10), name
+        assert metrics[name].high == pytest.approx(1.0)
+    unreadable = metrics["parse_failure_rate"]
+    assert (unreadable.value, unreadable.low) == (0.0, 0.0)
+    assert unreadable.high > 1 / (photos + 10)
+
+
+def test_without_a_hit_neither() -> None:
+    metrics = score("model", "test", samples(20, missed=20)).metrics
+    for name in ("mean_iou", "recall_50", "f1_50", "ap_50"):
+        assert metrics[name].value == pytest.approx(0.0)
+        assert metrics[name].low == 0.0
+        assert 0.03 < metrics[name].high < 0.3, name
+
+
+def test_where_nothing_is_counted_there_is_no_interval() -> None:
+    rate = score("model", "test", samples(5)).metrics["false_detection_rate"]  # every photo has a table
+    assert all(math.isnan(number) for number in (rate.value, rate.low, rate.high))
+
+
+def test_whole_photos_are_drawn_as_often_as_weights_say() -> None:
+    drawn = draw_positions(10, 20_000)
+    assert drawn.shape == (20_000, 11)
+    often = np.bincount(drawn.ravel(), minlength=12) / len(drawn)
+    assert often == pytest.approx([1.0] * 10 + [0.5] * 2, abs=0.05)
+
+
+def test_the_value_counts_what_was_seen() -> None:
+    weights = observed(3)
+    assert weights.photos.tolist() == [[1.0, 1.0, 1.0]]
+    assert weights.imagined.tolist() == [0.0]
+
+
+def test_two_that_answered_alike_do_not_differ_on_these_photos() -> None:
+    same = compare("a", "b", samples(20, missed=3), samples(20, missed=3))
+    assert (same.mean_iou.value, same.mean_iou.low, same.mean_iou.high) == (0.0, 0.0, 0.0)
