@@ -55,8 +55,8 @@ def page(folder: Path) -> Page:
 def test_the_page_shows_each_row_with_interval_and_n(page: Page) -> None:
     cells = page.row("exp1 experiment summary of exp1")
     assert cells[1] == str(BEST)
-    assert cells[2] == "1.000 [1.000, 1.000]"
-    assert cells[3] == "0.000 [0.000, 0.000]", "F1 at 0.75"
+    assert cells[2] == str(three_rows()[-1].scores.metrics["f1_50"])
+    assert cells[3] == str(three_rows()[-1].scores.metrics["f1_75"])
     assert cells[-1] == "24 photos 24 tables, 0 without"
 
 
