@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from benchmarks.coverage import held
 from nutridet_core.boxes import Box
 from nutridet_core.evaluation.compare import compare
 from nutridet_core.evaluation.intervals import (
@@ -16,7 +17,6 @@ from nutridet_core.evaluation.intervals import (
     draw_positions,
     draw_weights,
     estimates,
-    interval,
     observed,
 )
 from nutridet_core.evaluation.scores import Sample, score
@@ -33,33 +33,15 @@ def samples(photos: int, *, missed: int = 0) -> list[Sample]:
     ]
 
 
-def simulated_ious(photos: int, hits: float, random: np.random.Generator) -> Array:
-    """As those of our models: found boxes fit well, others hardly or not at all."""
-    found, fits = random.random(photos) < hits, random.beta(18, 1.2, photos)
-    return np.where(found, fits, np.where(random.random(photos) < 0.5, 0.0, random.beta(1, 3, photos)))
-
-
-def coverage(photos: int, hits: float, weights: Weights, repeats: int = 400) -> float:
-    """Share of simulated test sets whose interval of the mean holds the true mean."""
-    truth = float(simulated_ious(2_000_000, hits, np.random.default_rng(9)).mean())
-    random, held = np.random.default_rng(1), 0
-    for _ in range(repeats):
-        ious = simulated_ious(photos, hits, random)
-        drawn = (weights.photos @ ious + weights.right) / (weights.photos.sum(axis=1) + weights.imagined)
-        found = interval(float(ious.mean()), drawn)
-        held += found.low <= truth <= found.high
-    return held / repeats
-
-
 @pytest.mark.parametrize("hits", [0.5, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("photos", [5, 33, 85])
 def test_nineteen_of_twenty_intervals_hold_the_truth(photos: int, hits: float) -> None:
-    assert coverage(photos, hits, draw_weights(photos)) >= 0.92
+    assert held(photos, hits, draw_weights(photos), 400) >= 0.92 * 400
 
 
 def test_a_bootstrap_of_what_was_seen_forgets_what_was_not() -> None:
     """Why there are photos that nobody took."""
-    assert coverage(33, 0.95, draw_weights(33).without_prior) < 0.85
+    assert held(33, 0.95, draw_weights(33).without_prior, 400) < 0.85 * 400
 
 
 @pytest.mark.parametrize(("hits", "photos"), [(0, 5), (5, 92), (1, 1), (40, 85), (33, 33)])

@@ -66,11 +66,11 @@ def observed(photos: int) -> Weights:
     return Weights(np.ones((1, photos)), np.zeros(1), np.zeros(1))
 
 
-def draw_weights(photos: int, draws: int = RESAMPLES) -> Weights:
+def draw_weights(photos: int, draws: int = RESAMPLES, prior: float = PRIOR) -> Weights:
     """The Bayesian bootstrap with Jeffreys' prior: weights of Gamma's distribution, whose ratios are Dirichlet's."""
     rng = np.random.default_rng(_SEED)
     real = rng.gamma(1.0, size=(draws, photos))
-    right, wrong = rng.gamma(PRIOR, size=(2, draws))
+    right, wrong = rng.gamma(prior, size=(2, draws))
     return Weights(real, right, wrong)
 
 

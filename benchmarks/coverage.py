@@ -1,0 +1,85 @@
+"""How often a 95 % interval of the mean IoU holds the true one: simulated test sets, for few and many photos.
+
+    python -m benchmarks.coverage [--repeats N]
+
+Belongs here: the simulation. Does not belong here: the intervals (`nutridet_core.evaluation.intervals`).
+
+Writes `benchmarks/results/coverage.json`. A test set is drawn from a distribution like that of the models here: boxes
+that are found fit well, others hardly or not at all. Its true mean is known, so it can be counted how often an interval
+made from the set alone holds it; both methods see the same sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.agreement import share
+from benchmarks.measures import header, processor_name
+from benchmarks.performance import percent, read
+from nutridet_core.artifacts.store import write_json
+from nutridet_core.evaluation.intervals import Array, Weights, draw_weights, interval
+
+RESULT = Path(__file__).parent / "results" / "coverage.json"
+PHOTOS = (5, 10, 33, 85, 500)
+HITS = (0.5, 0.8, 0.95, 1.0)
+"""Share of tables that are found."""
+
+
+def main() -> None:
+    """Simulate, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2000, help="test sets of each kind (default %(default)s)")
+    repeats = parser.parse_args().repeats
+    rows = []
+    for photos in PHOTOS:
+        for hits in HITS:
+            rows.append(_row(photos, hits, repeats))
+            print(rows[-1], flush=True)
+    command = f"python -m benchmarks.coverage --repeats {repeats}"
+    write_json(RESULT, {**header(command, processor_name()), "n": repeats, "metrics": {"rows": rows}})
+
+
+def _row(photos: int, hits: float, repeats: int) -> dict[str, Any]:
+    ours = draw_weights(photos)
+    weights = {"jeffreys": ours, "seen_only": ours.without_prior, "laplace": draw_weights(photos, prior=1.0)}
+    found = {name: share(held(photos, hits, drawn, repeats), repeats) for name, drawn in weights.items()}
+    return {"photos": photos, "hits": hits, **found}
+
+
+def held(photos: int, hits: float, weights: Weights, repeats: int) -> int:
+    """Of so many simulated test sets, those whose interval holds the true mean."""
+    truth = float(simulated_ious(2_000_000, hits, np.random.default_rng(9)).mean())
+    random, count = np.random.default_rng(1), 0
+    total = weights.photos.sum(axis=1) + weights.imagined
+    for _ in range(repeats):
+        ious = simulated_ious(photos, hits, random)
+        found = interval(float(ious.mean()), (weights.photos @ ious + weights.right) / total)
+        count += found.low <= truth <= found.high
+    return count
+
+
+def simulated_ious(photos: int, hits: float, random: np.random.Generator) -> Array:
+    """One box a photo: found ones fit with about 0.94, half of the others do not touch the table."""
+    found, fits = random.random(photos) < hits, random.beta(18, 1.2, photos)
+    return np.where(found, fits, np.where(random.random(photos) < 0.5, 0.0, random.beta(1, 3, photos)))
+
+
+def render_coverage() -> str:
+    """For decision 21."""
+    result = read("coverage")
+    lines = [
+        "| photos | tables found | with Jeffreys' halves | of what was seen | with whole photos |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["metrics"]["rows"]:
+        cells = " | ".join(percent(row[name]) for name in ("jeffreys", "seen_only", "laplace"))
+        lines.append(f"| {row['photos']} | {100 * row['hits']:.0f} % | {cells} |")
+    return "\n".join([*lines, "", f"n = {result['n']} simulated sets a row (`{result['command']}`)", ""])
+
+
+if __name__ == "__main__":
+    main()
