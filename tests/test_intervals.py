@@ -15,6 +15,7 @@ from nutridet_core.evaluation.intervals import (
     Array,
     Weights,
     draw_positions,
+    draw_seen,
     draw_weights,
     estimates,
     observed,
@@ -41,7 +42,7 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(photos: int, hits: float) -
 
 def test_a_bootstrap_of_what_was_seen_forgets_what_was_not() -> None:
     """Why there are photos that nobody took."""
-    assert held(33, 0.95, draw_weights(33).without_prior, 400) < 0.85 * 400
+    assert held(33, 0.95, draw_seen(33), 400) < 0.85 * 400
 
 
 @pytest.mark.parametrize(("hits", "photos"), [(0, 5), (5, 92), (1, 1), (40, 85), (33, 33)])
@@ -94,6 +95,12 @@ def test_the_value_counts_what_was_seen() -> None:
     weights = observed(3)
     assert weights.photos.tolist() == [[1.0, 1.0, 1.0]]
     assert weights.imagined.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("found_more", "better"), [(1, False), (3, False), (6, True)])
+def test_a_few_photos_do_not_tell_two_apart(found_more: int, better: bool) -> None:
+    comparison = compare("a", "b", samples(33, missed=found_more), samples(33))
+    assert comparison.better is better
 
 
 def test_two_that_answered_alike_do_not_differ_on_these_photos() -> None:

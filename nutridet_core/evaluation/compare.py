@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nutridet_core.errors import DataError
-from nutridet_core.evaluation.intervals import Estimate, draw_weights, interval, observed
+from nutridet_core.evaluation.intervals import Estimate, draw_seen, interval, observed
 from nutridet_core.evaluation.scores import Sample, Scores, Tally
 
 
@@ -57,7 +57,7 @@ def compare(first: str, second: str, before: Sequence[Sample], after: Sequence[S
     """
     _require_same_photos(first, second, before, after)
     old, new = Tally.of(before), Tally.of(after)
-    point, drawn = observed(len(before)), draw_weights(len(before)).without_prior
+    point, drawn = observed(len(before)), draw_seen(len(before))
     differences = {}
     for name in ("mean_iou", "f1_50"):
         value = float((new.metrics(point)[name] - old.metrics(point)[name])[0])

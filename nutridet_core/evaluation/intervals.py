@@ -55,11 +55,6 @@ class Weights:
         """Of both together."""
         return self.right + self.wrong
 
-    @property
-    def without_prior(self) -> Weights:
-        """The Bayesian bootstrap of what was seen."""
-        return Weights(self.photos, np.zeros_like(self.right), np.zeros_like(self.wrong))
-
 
 def observed(photos: int) -> Weights:
     """One draw in which each photo counts once, for the value itself."""
@@ -72,6 +67,16 @@ def draw_weights(photos: int, draws: int = RESAMPLES, prior: float = PRIOR) -> W
     real = rng.gamma(1.0, size=(draws, photos))
     right, wrong = rng.gamma(prior, size=(2, draws))
     return Weights(real, right, wrong)
+
+
+def draw_seen(photos: int, draws: int = RESAMPLES) -> Weights:
+    """The plain bootstrap: how often each photo is drawn, and no other photo.
+
+    For differences: a photo that counts nothing in some draws is what keeps a single one from telling two apart.
+    """
+    rng = np.random.default_rng(_SEED)
+    real = rng.multinomial(photos, np.full(photos, 1 / photos), size=draws).astype(np.float64)
+    return Weights(real, np.zeros(draws), np.zeros(draws))
 
 
 def draw_positions(photos: int, draws: int) -> NDArray[np.int64]:
