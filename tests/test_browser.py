@@ -208,6 +208,8 @@ def test_a_termination_leaves_no_process(running: Up) -> None:
 def picture(page: Page, name: str) -> None:
     """Keep what the page shows, in 256 colours."""
     folder = os.environ.get("NUTRIDET_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(2000)  # menus fade, charts come last
     with Image.open(io.BytesIO(page.screenshot())) as image:
         if folder:
             image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
