@@ -64,8 +64,11 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) 
     Raises:
         MachineError: when a process was killed.
     """
-    spawn, parent = get_context("spawn"), os.getpid()
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent, initargs=(parent,))
+    bond = (
+        os.getpid(),
+        signal.SIGKILL,
+    )  # who started this process may have had SIGTERM ignored, and children inherit it
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=bond)
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from nutridet_core.profiles import TINY, Profile
 from nutridet_core.threads import let_threads_sleep
 
 let_threads_sleep()  # before torch
+signal.signal(
+    signal.SIGTERM, signal.SIG_DFL
+)  # pytest-xdist has its processes ignore it, and their children inherit that
 hypothesis.settings.register_profile("no clock", deadline=None)  # its 200 ms depend on what else the machine does
 hypothesis.settings.load_profile("no clock")
 

@@ -63,10 +63,13 @@ def test_drawings_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's bond is Linux's")
-def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path, deaf: bool) -> None:
+    """Also where SIGTERM is ignored, which children inherit."""
     script = tmp_path / "draw.py"
     script.write_text(
-        "from nutridet_core.data.sources import generated\n"
+        "import signal\nfrom nutridet_core.data.sources import generated\n"
+        f"if {deaf}:\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "if __name__ == '__main__':\n"
         "    for candidate in generated.read_generated('5000'):\n"
         "        print(candidate.id, flush=True)\n"
