@@ -64,10 +64,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) 
     Raises:
         MachineError: when a process was killed.
     """
-    bond = (
-        os.getpid(),
-        signal.SIGKILL,
-    )  # who started this process may have had SIGTERM ignored, and children inherit it
+    bond = (os.getpid(), signal.SIGKILL)  # SIGTERM may be ignored here, and children inherit that
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=bond)
     waiting: deque[Future[R]] = deque()
     try:
@@ -116,9 +113,10 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
 
 def _tell(job: Callable[[], Any], there: Connection, parent: int) -> None:
     """In a fork: do the job and tell what came of it."""
-    end_with_parent(
-        parent, signal.SIGKILL
-    )  # a parent that is told to end tells it; after any other end, locks are freed
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # inherited; nothing but SIGKILL could end it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A parent that is told to end tells its children; after any other end of it, locks must be freed.
+    end_with_parent(parent, signal.SIGKILL)
     try:
         result = job()
     except Exception as error:

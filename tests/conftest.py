@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,22 @@ from nutridet_core.profiles import TINY, Profile
 from nutridet_core.threads import let_threads_sleep
 
 let_threads_sleep()  # before torch
-signal.signal(
-    signal.SIGTERM, signal.SIG_DFL
-)  # pytest-xdist has its processes ignore it, and their children inherit that
 hypothesis.settings.register_profile("no clock", deadline=None)  # its 200 ms depend on what else the machine does
 hypothesis.settings.load_profile("no clock")
 
 PROFILE: Profile = replace(TINY, train_batch_size=4, max_epochs=None)
 EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENTS)
+
+
+@pytest.fixture(autouse=True)
+def signals_stay() -> Iterator[None]:
+    """What a test lets this process ignore, the children of all later tests would ignore too."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    after = {number: signal.getsignal(number) for number in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before
 
 
 @pytest.fixture(scope="session")

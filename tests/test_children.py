@@ -110,9 +110,11 @@ def test_jobs_side_by_side_give_their_results_in_order() -> None:
     assert told == "True slow quick True"
 
 
-def test_a_job_that_fails_ends_the_others() -> None:
+@pytest.mark.parametrize("deaf", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"])
+def test_a_job_that_fails_ends_the_others(deaf: str) -> None:
+    """Also where SIGTERM is ignored, which forks inherit."""
     told = in_one_thread(
-        "from nutridet_core.errors import AuditError\n"
+        deaf + "from nutridet_core.errors import AuditError\n"
         "def fail():\n    raise AuditError('no', evidence={'rows': 3}, remedy='Look.')\n"
         "try:\n    side_by_side([lambda: time.sleep(3600), fail])\n"
         "except AuditError as error:\n    print(error, error.evidence, end=' ')\n"
