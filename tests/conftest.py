@@ -25,13 +25,13 @@ EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENT
 
 @pytest.fixture(autouse=True)
 def signals_stay() -> Iterator[None]:
-    """What a test lets this process ignore, the children of all later tests would ignore too."""
+    """Dagster gives SIGTERM the handler of SIGINT. A shell's background jobs ignore that one, and so would the children of
+    all later tests.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    after = {number: signal.getsignal(number) for number in before}
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert after == before
 
 
 @pytest.fixture(scope="session")
