@@ -25,8 +25,8 @@ EXP1A, EXP1B, EXP2 = (replace(experiment, epochs=2) for experiment in EXPERIMENT
 
 @pytest.fixture(autouse=True)
 def signals_stay() -> Iterator[None]:
-    """Dagster gives SIGTERM the handler of SIGINT. A shell's background jobs ignore that one, and so would the children of
-    all later tests.
+    """Dagster gives SIGTERM the handler of SIGINT. A shell's background jobs ignore that one, and so would the children
+    of all later tests.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
