@@ -30,15 +30,17 @@ from benchmarks.serving.servers import address_file, find, profile_of
 from nutridet_core.artifacts.store import stack_versions, write_json
 
 WAVES = (
-    "bf16,fp8-fast,fp8-four",
-    "fp8-four-graphs,fp8-four-single,fp8-four-pinned",
-    "fp8-fast-threads,fp8-graphs",
+    "bf16,fp8-graphs,fp8-four",
+    "fp8-four-single,fp8-four-graphs,fp8-four-graphs-single",
+    "fp8-four-graphs-pinned,fp8-four-graphs-long,fp8-eight-graphs-single",
+    "fp8-fast,fp8-fast-threads",
     "tiny-bf16,tiny-fp8,fp8,fp8-drafts,fp8-fast-four",
     "fp8-fast-resized,fp8-four-shared,bf16-drafts",
     "fp8-all,online-fp8",
 )
 """Servers that are up at the same time; each is measured while the others idle."""
-BEHIND_THE_GATEWAY = "fp8-four"
+BEHIND_THE_GATEWAY = "fp8-four-graphs-single"
+"""Without saying; `--gateway` names others."""
 _GATEWAY_PORT = 8765
 _PAIRS = 100  # photos asked about both ways, one at a time
 
@@ -51,13 +53,14 @@ class Plan:
     vllm: str
     singles: int
     patience: float
+    behind: str
 
 
 def main() -> None:
     """Prepare, measure, report."""
     given = _arguments()
     given.work.mkdir(parents=True, exist_ok=True)
-    plan = Plan(given.work, given.vllm, given.singles, given.patience)
+    plan = Plan(given.work, given.vllm, given.singles, given.patience, given.gateway)
     write_json(given.work / "device.json", machine(given))
     preparing = None
     if not given.no_prepare:
@@ -88,8 +91,8 @@ def machine(given: argparse.Namespace) -> dict[str, Any]:
         versions["vllm"] = told[-1] if told else "unknown"
     waves = "".join(f" --wave {wave}" for wave in given.wave or WAVES)
     command = f"python -m benchmarks.serving --photos PHOTOS --taught TAUGHT --work WORK{waves}"
-    return {"command": f"{command} --singles {given.singles} --large {given.large}", "device": device,
-            "note": given.note, "versions": versions}  # fmt: skip
+    more = f"--singles {given.singles} --large {given.large} --gateway {given.gateway}"
+    return {"command": f"{command} {more}", "device": device, "note": given.note, "versions": versions}
 
 
 def measure_wave(
@@ -123,7 +126,7 @@ def _measure(plan: Plan, name: str, host: Any, drawn: list[DrawnPhoto], large: l
     try:
         for step in steps_of(name):
             asyncio.run(step(take))
-        if name == BEHIND_THE_GATEWAY:
+        if name == plan.behind:
             take.rows += _gateway_rows(plan, name, address, large)
         if name == "bf16":
             take.rows.append({"row": "image work", "steps": time_image_work(str(plan.work / "bf16"), large[:24])})
@@ -182,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--singles", type=int, default=24, help="photos in rows that ask one at a time")
     parser.add_argument("--large", type=int, default=512, help="distinct large photos")
     parser.add_argument("--patience", type=float, default=400.0, help="seconds for a wave of servers to start")
+    parser.add_argument("--gateway", default=BEHIND_THE_GATEWAY, help="the server that is also asked through a gateway")
     parser.add_argument("--note", default="", help="what a reader of the figures should know")
     parser.add_argument("--out", type=Path, help="result file, from all raw files of the work folder")
     return parser.parse_args()

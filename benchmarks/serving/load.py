@@ -24,7 +24,7 @@ from nutridet_core.serving.vllm_command import NAME
 
 CHAT = "/v1/chat/completions"
 WARM_UP = 4
-"""Requests before a row that are not counted."""
+"""Requests before a row that are not counted; as many as there are places, where those are more."""
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 

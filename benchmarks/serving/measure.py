@@ -31,7 +31,7 @@ class Measurement:
 
     async def row(self, name: str, bodies: Sequence[bytes], together: int = 1, *, keep: bool = False) -> None:
         """Ask, and note the times, the server's own clocks and, where wanted, the answers."""
-        await ask_all(self.address, CHAT, bodies[:WARM_UP], together=min(together, WARM_UP))
+        await ask_all(self.address, CHAT, bodies[: max(WARM_UP, together)], together=together)
         before = clocks(self.address)
         answered, wall = await ask_all(self.address, CHAT, bodies, together=together)
         row = {
@@ -105,10 +105,13 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "fp8-fast": (singles, answers, ruled, throughput),
     "fp8-four": (singles, answers, crowd),
     "fp8-fast-four": (singles, answers, crowd),
+    "fp8-four-single": (answers, crowd),
     "fp8-four-graphs": (answers, crowd),
+    "fp8-four-graphs-single": (singles, answers, crowd),
+    "fp8-four-graphs-pinned": (crowd,),
+    "fp8-four-graphs-long": (crowd,),
+    "fp8-eight-graphs-single": (crowd,),
     "fp8-four-shared": (crowd,),
-    "fp8-four-single": (crowd,),
-    "fp8-four-pinned": (crowd,),
     "tiny-bf16": (answers,),
     "tiny-fp8": (answers,),
     "cpu": (small_singles, answers),

@@ -36,7 +36,8 @@ _CPU = (*_SMALL, "--enforce-eager", "--dtype", "float32", "--skip-mm-profiling",
 _ON_GPU = {"min_pixels": WIDE.min_pixels, "max_pixels": WIDE.max_pixels, "device": "cuda"}  # takes the place of ours
 _SHARED = ("--mm-tensor-ipc", "torch_shm")  # photos reach the engine in shared memory
 _RESIZED_ON_GPU = ("--mm-processor-kwargs", json.dumps(_ON_GPU), "--skip-mm-profiling")  # it pins tensors of the CPU
-_FOUR = ("--api-server-count", "4")
+_FOUR, _EIGHT = ("--api-server-count", "4"), ("--api-server-count", "8")
+_LONG_STEPS = ("--max-num-batched-tokens", "16384")  # twice vLLM's own
 _ONE_THREAD, _EIGHT_THREADS = {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "8"}
 _PINNED = {"PYTORCH_CUDA_ALLOC_CONF": "pinned_use_cuda_host_register:True,pinned_num_register_threads:8"}
 
@@ -74,11 +75,18 @@ SERVERS = (
     Server("fp8-fast-four", "fp8", drafts=True, graphs=True, flags=(*_MANY, *_FOUR),
            shows="FP8, drafts, CUDA graphs, four processes for HTTP and photos"),
     Server("fp8-four", "fp8", flags=(*_MANY, *_FOUR), shows="FP8, four processes for HTTP and photos"),
-    Server("fp8-four-graphs", "fp8", graphs=True, flags=(*_MANY, *_FOUR), shows="and CUDA graphs for everything"),
-    Server("fp8-four-single", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD,
+    Server("fp8-four-single", "fp8", flags=(*_MANY, *_FOUR), environ=_ONE_THREAD,
            shows="and one thread for each sum on the CPU"),
-    Server("fp8-four-pinned", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD | _PINNED,
+    Server("fp8-four-graphs", "fp8", graphs=True, flags=(*_MANY, *_FOUR),
+           shows="FP8, four processes for HTTP and photos, CUDA graphs for everything"),
+    Server("fp8-four-graphs-single", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD,
+           shows="and one thread for each sum on the CPU"),
+    Server("fp8-four-graphs-pinned", "fp8", graphs=True, flags=(*_MANY, *_FOUR), environ=_ONE_THREAD | _PINNED,
            shows="and memory for photos pinned in another way"),
+    Server("fp8-four-graphs-long", "fp8", graphs=True, flags=(*_MANY, *_FOUR, *_LONG_STEPS), environ=_ONE_THREAD,
+           shows="as fp8-four-graphs-single, twice as many tokens in a pass"),
+    Server("fp8-eight-graphs-single", "fp8", graphs=True, flags=(*_MANY, *_EIGHT), environ=_ONE_THREAD,
+           shows="as fp8-four-graphs-single, eight processes for HTTP and photos"),
     Server("fp8-four-shared", "fp8", flags=(*_MANY, *_FOUR, *_SHARED),
            shows="as fp8-four, photos handed over in shared memory"),
     Server("fp8-all", "fp8-all", shows="the vision tower in FP8 too, nothing else"),
