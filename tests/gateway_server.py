@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from nutridet_core.data.photos import Photo
+from nutridet_core.data.photos import open_photo
 from nutridet_core.profiles import TINY
+from nutridet_core.serving.arriving import ArrivingPhoto
 from nutridet_core.serving.engine import Engine, FakeEngine, Reply
 from nutridet_core.serving.gateway import Background, GatewayOptions, create_app
 from nutridet_core.serving.holder import Holder, Identity, Served
@@ -31,11 +32,16 @@ class HeldEngine(FakeEngine):
 
     let_go: threading.Event = field(default_factory=threading.Event)
 
-    async def answer(self, photo: Photo) -> Reply:
-        self.sizes.append(photo.image.size)
+    async def answer(self, photo: ArrivingPhoto) -> Reply:
+        self.sizes.append((await photo.pixels()).image.size)
         while not self.let_go.is_set():
             await asyncio.sleep(0.005)
         return Reply(self.text, self.score)
+
+
+def arriving(content: bytes) -> ArrivingPhoto:
+    """A photo as engines get it; inside a running loop."""
+    return ArrivingPhoto(open_photo(content), asyncio.Semaphore(1))
 
 
 def served(engine: Engine, name: str = "fake", version: str | None = None) -> Served:

@@ -5,7 +5,9 @@ Imports little: tests start it as a process.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,16 +21,24 @@ TEXT = "<|object_ref_start|>nutrition table<|object_ref_end|><|box_start|>(273,3
 
 @dataclass
 class Server:
-    """Remembers requests, answers what the test wants."""
+    """Remembers requests, answers what the test wants once it lets it."""
 
     answer: Any
     status: int = 200
+    came: threading.Event = field(default_factory=threading.Event)
+    """Set by the first request."""
+    let_go: threading.Event = field(default_factory=threading.Event)
+    held: bool = False
+    """Whether answers wait for `let_go`."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
     async def reply(self, request: Request) -> Response:
         self.requests.append(await request.json())
         self.headers.append(dict(request.headers))
+        self.came.set()
+        while self.held and not self.let_go.is_set():
+            await asyncio.sleep(0.005)
         if isinstance(self.answer, str):
             return PlainTextResponse(self.answer, self.status)
         return JSONResponse(self.answer, self.status)

@@ -18,8 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from nutridet_core.data.photos import Photo, PhotoLimits, decode_photo
-from nutridet_core.serving import detector
+from nutridet_core.data.photos import OpenedPhoto, Photo, PhotoLimits
 from nutridet_core.serving.detector import Limits
 from nutridet_core.serving.engine import EngineError, FakeEngine
 from nutridet_core.serving.gateway import GatewayOptions
@@ -452,7 +451,7 @@ def test_every_request_of_a_crowd_is_answered_or_refused() -> None:
 def test_few_photos_are_decoded_at_once_and_the_first_reach_the_engine_early(monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 
-    def slowly(content: bytes, **options: Any) -> Photo:
+    def slowly(opened: OpenedPhoto) -> Photo:
         nonlocal under_way, most
         with lock:
             under_way += 1
@@ -460,9 +459,10 @@ def test_few_photos_are_decoded_at_once_and_the_first_reach_the_engine_early(mon
         time.sleep(0.05)
         with lock:
             under_way -= 1
-        return decode_photo(content, **options)
+        return decode(opened)
 
-    monkeypatch.setattr(detector, "decode_photo", slowly)
+    decode = OpenedPhoto.decode
+    monkeypatch.setattr(OpenedPhoto, "decode", slowly)
     options = GatewayOptions(limits=replace(LIMITS, places=16))
     with running(Holder(served(FakeEngine())), options) as url, ThreadPoolExecutor(16) as clients:
         waits = [reply.json()["timing_ms"]["wait"] for reply in clients.map(lambda _: upload(url), range(16))]

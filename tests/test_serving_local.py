@@ -18,7 +18,7 @@ from nutridet_core.serving.gateway import GatewayOptions
 from nutridet_core.serving.holder import Holder, Identity, Served
 from nutridet_core.serving.local import TransformersEngine
 from tests.family_models import profile_of, write_models
-from tests.gateway_server import CLIENT, running, until
+from tests.gateway_server import CLIENT, arriving, running, until
 from tests.photo_files import encode, picture
 
 SIZES = [(400, 300), (300, 400), (500, 200)]
@@ -122,9 +122,9 @@ def test_a_model_that_fails_fails_its_photo_alone(url: str, model: Counted) -> N
 
 
 def test_who_has_stopped_waiting_is_not_computed_for(engine: TransformersEngine, model: Counted) -> None:
-    photo = decode_photo(PHOTOS[0])
-
     async def run() -> None:
+        photo = arriving(PHOTOS[0])
+        await photo.pixels()
         model.let_go.clear()
         first = asyncio.create_task(engine.answer(photo))
         while not model.batches:
@@ -145,7 +145,7 @@ def test_who_has_stopped_waiting_is_not_computed_for(engine: TransformersEngine,
 def test_a_closed_engine_is_not_ready(engine: TransformersEngine) -> None:
     async def run() -> list[bool]:
         before = await engine.ready()
-        await engine.answer(decode_photo(PHOTOS[0]))
+        await engine.answer(arriving(PHOTOS[0]))
         between = await engine.ready()
         await engine.close()
         return [before, between, await engine.ready()]

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from nutridet_core.artifacts.store import Manifest, seal
-from nutridet_core.data.photos import Photo, decode_photo
+from nutridet_core.data.photos import OpenedPhoto, Photo, decode_photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import TINY
 from nutridet_core.prompts import prompt_text
@@ -31,7 +32,7 @@ from nutridet_core.serving.launch import EngineKind, LaunchOptions, launch
 from nutridet_core.serving.remote import OpenAIEngine, TritonEngine, first_model
 from nutridet_core.serving.vllm import VllmEngine, start
 from nutridet_core.serving.vllm_command import VllmOptions, command
-from tests.gateway_server import CLIENT, CONTRACT, running, running_app, served, until
+from tests.gateway_server import CLIENT, CONTRACT, arriving, running, running_app, served, until
 from tests.openai_server import TEXT, Server, completion
 from tests.photo_files import encode, picture
 from tests.release_samples import open_home
@@ -53,7 +54,7 @@ def triton(url: str) -> TritonEngine:
 def ask(engine: Engine, content: bytes = JPEG) -> Reply:
     async def run() -> Reply:
         try:
-            return await engine.answer(decode_photo(content))
+            return await engine.answer(arriving(content))
         finally:
             await engine.close()
 
@@ -122,6 +123,49 @@ def test_a_turned_photo_is_sent_upright(make: Any) -> None:
     sent = Image.open(io.BytesIO(base64.b64decode(encoded.removeprefix("data:image/png;base64,"))))
     assert (sent.format, sent.size) == ("PNG", (120, 160))
     assert sent.tobytes() == decode_photo(content).image.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("JPEG", False), ("PNG", True)])
+def test_a_plain_jpeg_is_sent_while_it_is_decoded(kind: str, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PNG is not: what turns it may come after its pixels."""
+    server, decode = Server(completion(TEXT)), OpenedPhoto.decode
+    early = []
+
+    def once_sent(opened: OpenedPhoto) -> Photo:
+        early.append(server.came.wait(0.5 if waits else 30))
+        return decode(opened)
+
+    monkeypatch.setattr(OpenedPhoto, "decode", once_sent)
+    with running_app(server.app) as upstream, running(Holder(served(openai(upstream)))) as url:
+        found = CLIENT.post(f"{url}/v1/detect", files={"image": encode(picture(1, (160, 120)), kind)}).json()
+    assert (early, found["size"], len(found["boxes"])) == ([not waits], [160, 120], 1)
+    timing = found["timing_ms"]
+    assert timing["total"] == pytest.approx(timing["decode"] + timing["wait"] + timing["answer"], abs=0.01)
+    assert (timing["decode"] > 400) == waits
+
+
+def test_a_photo_that_is_cut_off_is_told_as_such_although_the_engine_failed_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, decode = Server({}, status=400), OpenedPhoto.decode
+
+    def late(opened: OpenedPhoto) -> Photo:
+        server.came.wait(30)
+        time.sleep(0.1)
+        return decode(opened)
+
+    monkeypatch.setattr(OpenedPhoto, "decode", late)
+    with running_app(server.app) as upstream, running(Holder(served(openai(upstream)))) as url:
+        refused = CLIENT.post(f"{url}/v1/detect", files={"image": JPEG[:-200]})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (422, "truncated")
+
+
+def test_the_answer_about_a_photo_that_is_cut_off_is_not_waited_for() -> None:
+    server = Server(completion(TEXT), held=True)
+    with running_app(server.app) as upstream, running(Holder(served(openai(upstream)))) as url:
+        refused = CLIENT.post(f"{url}/v1/detect", files={"image": JPEG[:-200]})
+        server.let_go.set()
+    assert (refused.status_code, refused.json()["error"]["type"]) == (422, "truncated")
 
 
 @pytest.mark.parametrize("make", [openai, triton])
@@ -278,7 +322,7 @@ def test_vllm_and_its_workers_end_with_the_engine(program: Path) -> None:
         key = program.with_name("notes").read_text().split()[2]
         assert len(key) > 30
         assert key not in lines[0]
-        reply, ready = await engine.answer(decode_photo(JPEG)), await engine.ready()
+        reply, ready = await engine.answer(arriving(JPEG)), await engine.ready()
         await engine.close()
         return reply, ready, await engine.ready(), engine
 
@@ -287,7 +331,7 @@ def test_vllm_and_its_workers_end_with_the_engine(program: Path) -> None:
     server, worker, _ = program.with_name("notes").read_text().split()
     until(lambda: gone(int(server)) and gone(int(worker)))
     with pytest.raises(EngineError, match="vLLM has ended"):
-        asyncio.run(engine.answer(decode_photo(JPEG)))
+        ask(engine)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell the child")
@@ -337,11 +381,11 @@ def test_a_vllm_that_dies_is_started_again(program: Path) -> None:
         errors = []
         while not errors or not await engine.ready():
             try:
-                await engine.answer(decode_photo(JPEG))
+                await engine.answer(arriving(JPEG))
             except EngineError as error:
                 errors.append(str(error))
             await asyncio.sleep(0.01)
-        text = (await engine.answer(decode_photo(JPEG))).text
+        text = (await engine.answer(arriving(JPEG))).text
         second, _, same_key = program.with_name("notes").read_text().split()
         await engine.close()
         assert (first != second, key == same_key, gone(int(worker))) == (True, True, True)

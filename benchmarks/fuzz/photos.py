@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from benchmarks.fuzz import damage
 from benchmarks.fuzz.outcome import Outcome
 from nutridet_core.data.examples import Candidate, Example
-from nutridet_core.data.photos import INGEST, decode_photo, photo_size
+from nutridet_core.data.photos import INGEST, open_photo
 from nutridet_core.data.validate import accept
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -38,8 +38,9 @@ def make(random: Random) -> bytes:
 
 def use(content: bytes) -> Outcome:
     """Header, pixels, and the example that a dataset would hold."""
-    claimed = photo_size(content, where="fuzz")
-    photo = decode_photo(content, where="fuzz")
+    opened = open_photo(content, where="fuzz")
+    claimed, photo = opened.size, opened.decode()
+    assert not opened.plain or photo.untouched
     width, height = photo.image.size
     assert photo.image.mode == "RGB"
     assert sorted((width, height)) == sorted(claimed)

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from nutridet_core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # MPO, what many phones write, is opened as JPEG
+_JPEGS = ("JPEG", "MPO")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_000_000  # below Pillow's own warning, above any phone's default mode
 MAX_ASPECT = 200  # the Qwen2-VL processor raises beyond it
@@ -73,6 +74,45 @@ class PhotoError(DataError):
 
 
 @dataclass(frozen=True)
+class OpenedPhoto:
+    """A photo whose header has been read and is within limits; none of its pixels is decoded yet.
+
+    Args:
+        image: as Pillow opened it.
+        data: the file.
+        format: JPEG, MPO, PNG or WEBP.
+        plain: whether the header alone shows an upright RGB JPEG, which any reader decodes alike. A PNG's does not:
+            its EXIF block may follow the pixels.
+        where: names the photo in messages.
+    """
+
+    image: Image.Image
+    data: bytes
+    format: str
+    plain: bool
+    where: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as stored."""
+        return self.image.size
+
+    def decode(self) -> Photo:
+        """All pixels, upright. Once only.
+
+        Raises:
+            PhotoError: when there are not as many as the header says, or they cannot be read.
+        """
+        upright = _to_rgb(self.image, self.where)
+        orientation = _orientation(self.image)
+        untouched = self.format != "WEBP" and _is_plain_rgb(self.image) and orientation == _UPRIGHT
+        if orientation in _TRANSPOSE:
+            upright = upright.transpose(_TRANSPOSE[orientation])
+        upright.info = {}  # an ICC profile or EXIF block must not travel into a re-encoded file
+        return Photo(upright, self.data, self.format, untouched)
+
+
+@dataclass(frozen=True)
 class Photo:
     """A decoded photo.
 
@@ -112,27 +152,21 @@ def load_photo(data: bytes | Path, *, where: str | None = None) -> Image.Image:
     return decode_photo(data, where=where).image
 
 
-def photo_size(content: bytes, *, where: str, limits: PhotoLimits = INGEST) -> tuple[int, int]:
-    """Width and height in pixels as stored, from the header alone; raises as `load_photo` where that shows it."""
-    image = _open(_read(content, where, limits), where)
-    _check_size(image.size, where, limits)
-    return image.size
-
-
 def decode_photo(data: bytes | Path, *, where: str | None = None, limits: PhotoLimits = INGEST) -> Photo:
     """As `load_photo`, with what it takes to store the photo again."""
+    return open_photo(data, where=where, limits=limits).decode()
+
+
+def open_photo(data: bytes | Path, *, where: str | None = None, limits: PhotoLimits = INGEST) -> OpenedPhoto:
+    """The header alone; raises as `load_photo` where that shows it."""
     where = where or (str(data) if isinstance(data, Path) else f"photo of {len(data)} bytes")
     content = _read(data, where, limits)
     image = _open(content, where)
+    kind = str(image.format)
     _check_size(image.size, where, limits)
-    _check_scans(content, str(image.format), where)
-    upright = _to_rgb(image, where)
-    orientation = _orientation(image)
-    untouched = image.format != "WEBP" and _is_plain_rgb(image) and orientation == _UPRIGHT
-    if orientation in _TRANSPOSE:
-        upright = upright.transpose(_TRANSPOSE[orientation])
-    upright.info = {}  # an ICC profile or EXIF block must not travel into a re-encoded file
-    return Photo(upright, content, str(image.format), untouched)
+    _check_scans(content, kind, where)
+    plain = kind in _JPEGS and _is_plain_rgb(image) and _orientation(image) == _UPRIGHT
+    return OpenedPhoto(image, content, kind, plain, where)
 
 
 def _read(data: bytes | Path, where: str, limits: PhotoLimits) -> bytes:
@@ -172,7 +206,7 @@ def _check_size(size: tuple[int, int], where: str, limits: PhotoLimits) -> None:
 
 
 def _check_scans(content: bytes, kind: str, where: str) -> None:
-    if kind in ("JPEG", "MPO") and _count_scans(content) > MAX_SCANS:
+    if kind in _JPEGS and _count_scans(content) > MAX_SCANS:
         raise PhotoError(
             Reason.TOO_MANY_SCANS, f"is a JPEG of more than {MAX_SCANS} scans",
             where=where, field="scans", remedy="Save it again with any photo program.",
@@ -206,7 +240,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """How a loaded image is turned: a key of `_TRANSPOSE`, or upright; None when its EXIF block cannot be read.
+    """How an image is turned: a key of `_TRANSPOSE`, or upright; None when its EXIF block cannot be read.
 
     Not `ImageOps.exif_transpose`, which also rewrites the whole block and fails on an odd tag in it.
     """

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 from nutridet_core.answers import LABEL, Answer
 from nutridet_core.children import cores
-from nutridet_core.data.photos import PhotoError, PhotoLimits, decode_photo, photo_size
+from nutridet_core.data.photos import Photo, PhotoError, PhotoLimits, open_photo
 from nutridet_core.families import get_family
 from nutridet_core.prompts import Contract, resized_size
 from nutridet_core.serving import refusals
 from nutridet_core.serving.admission import Admission, PixelBudget
-from nutridet_core.serving.engine import EngineError, Reply
+from nutridet_core.serving.arriving import ArrivingPhoto
+from nutridet_core.serving.engine import Engine, EngineError, Reply
 from nutridet_core.serving.holder import Holder, Served
 from nutridet_core.serving.metrics import Metrics
 from nutridet_core.serving.refusals import RefusedError
@@ -60,15 +61,13 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class _Marks:
-    """Clock readings on a photo's way, s."""
+class _Clock:
+    """Readings on a photo's way, s."""
 
     began: float
-    measured: float
-    decoding: float
-    decoded: float
-    answering: float
-    answered: float
+    opened: float
+    asked: float
+    done: float
 
 
 class Detector:
@@ -167,20 +166,17 @@ class Detector:
             raise refusals.no_engine("the engine failed") from error
 
     async def _see(self, content: bytes, holder: Holder) -> Detection:
-        began, limits = time.perf_counter(), self.limits.photo
-        width, height = photo_size(content, where="photo", limits=limits)
-        measured = time.perf_counter()
-        async with self._pixels.hold(width * height):
-            async with self._decoders:
-                decoding = time.perf_counter()
-                photo = await asyncio.to_thread(decode_photo, content, where="photo", limits=limits)
-                decoded = time.perf_counter()
-            async with holder.use() as served:
-                reply = await served.engine.answer(photo)
-            answered = time.perf_counter()
-        marks = _Marks(began, measured, decoding, decoded, decoded + reply.waited, answered)
-        answer = _read(served.contract, reply.text, photo.image.size)
-        return _detection(answer, reply, photo.image.size, served, _timing(marks))
+        began = time.perf_counter()
+        opened = open_photo(content, where="photo", limits=self.limits.photo)
+        width, height = opened.size
+        at = time.perf_counter()
+        async with self._pixels.hold(width * height), holder.use() as served:
+            asked = time.perf_counter()
+            photo = ArrivingPhoto(opened, self._decoders)
+            reply, pixels = await _ask(served.engine, photo)
+            clock = _Clock(began, at, asked, time.perf_counter())
+        answer, size = _read(served.contract, reply.text, pixels.image.size), pixels.image.size
+        return _detection(answer, reply, size, served, _timing(clock, photo, reply))
 
     def _count(self, detection: Detection) -> None:
         outcome = "table" if detection.boxes else "unreadable" if detection.failed else "no_table"
@@ -209,13 +205,31 @@ def _read(contract: Contract, text: str, size: tuple[int, int]) -> Answer:
     return contract.read(text, resized)
 
 
-def _timing(marks: _Marks) -> Timing:
+async def _ask(engine: Engine, photo: ArrivingPhoto) -> tuple[Reply, Photo]:
+    """What the engine says, while the photo is decoded. One that cannot be used is told before an engine that could
+    not use it, and its answer is not waited for.
+    """
+    asking = asyncio.create_task(engine.answer(photo))
+    tasks = (asking, photo.decoding)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        pixels = await photo.pixels()
+        return await asking, pixels
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _timing(clock: _Clock, photo: ArrivingPhoto, reply: Reply) -> Timing:
+    """Stages that add up: what was decoded while the engine was at work took no time of its own."""
+    total, decode = clock.done - clock.began, min(photo.work, photo.blocked)
     stages = {
-        "decode": (marks.measured - marks.began) + (marks.decoded - marks.decoding),
-        "wait": (marks.decoding - marks.measured) + (marks.answering - marks.decoded),
-        "answer": marks.answered - marks.answering,
-        "total": marks.answered - marks.began,
+        "decode": (clock.opened - clock.began) + decode,
+        "wait": (clock.asked - clock.opened) + (photo.blocked - decode) + reply.waited,
+        "total": total,
     }
+    stages["answer"] = total - stages["decode"] - stages["wait"]
     return Timing(**{name: round(seconds * 1000, 3) for name, seconds in stages.items()})
 
 

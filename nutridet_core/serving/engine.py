@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nutridet_core.data.photos import Photo
 from nutridet_core.errors import NutridetError
+from nutridet_core.serving.arriving import ArrivingPhoto
 
 
 class EngineError(NutridetError):
@@ -37,11 +37,12 @@ class Engine(Protocol):
     def name(self) -> str:
         """Kind of engine, as the API reports it."""
 
-    async def answer(self, photo: Photo) -> Reply:
+    async def answer(self, photo: ArrivingPhoto) -> Reply:
         """What the model says about a photo when asked the contract's question.
 
         Raises:
             EngineError: when there is no answer.
+            PhotoError: when its pixels are needed, and cannot be decoded.
         """
 
     async def ready(self) -> bool:
@@ -66,13 +67,13 @@ class FakeEngine:
     seconds: float = 0.0
     failure: Exception | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    """Width and height of the photos it was asked about."""
+    """Width and height of the upright photos it was asked about."""
     closed: bool = False
     name: str = "fake"
 
-    async def answer(self, photo: Photo) -> Reply:
+    async def answer(self, photo: ArrivingPhoto) -> Reply:
         """The text, after `seconds`."""
-        self.sizes.append(photo.image.size)
+        self.sizes.append((await photo.pixels()).image.size)
         await asyncio.sleep(self.seconds)
         if self.failure is not None:
             raise self.failure

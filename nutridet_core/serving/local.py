@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from nutridet_core.data.photos import Photo
 from nutridet_core.memory import return_freed_memory
 from nutridet_core.predict import Prediction, predict
 from nutridet_core.prompts import Contract
+from nutridet_core.serving.arriving import ArrivingPhoto
 from nutridet_core.serving.engine import EngineError, Reply
 
 log = logging.getLogger("nutridet.serving")
@@ -51,11 +51,12 @@ class TransformersEngine:
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
 
-    async def answer(self, photo: Photo) -> Reply:
+    async def answer(self, photo: ArrivingPhoto) -> Reply:
         """What the model writes, with the others that wait."""
+        image = (await photo.pixels()).image
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        waiting = _Waiting(photo.image, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(image, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(waiting)
         return await waiting.reply
 

@@ -66,7 +66,7 @@ class ModelList(BaseModel):
 class Timing(BaseModel):
     """Milliseconds."""
 
-    decode: float = Field(description="Photo to pixels.")
+    decode: float = Field(description="Photo to pixels, as far as the model waited for it.")
     wait: float = Field(description="Before the model began: room in memory, place in a batch.")
     answer: float = Field(description="The model, its own photo preparation included.")
     total: float = Field(description="From the photo's last byte to the answer.")

@@ -20,9 +20,9 @@ from functools import partial
 import httpx
 
 from nutridet_core.children import end_with_parent
-from nutridet_core.data.photos import Photo
 from nutridet_core.errors import SettingsError
 from nutridet_core.profiles import Profile
+from nutridet_core.serving.arriving import ArrivingPhoto
 from nutridet_core.serving.engine import EngineError, Reply
 from nutridet_core.serving.remote import OpenAIEngine
 from nutridet_core.serving.vllm_command import NAME, VllmOptions, command, environment
@@ -60,7 +60,7 @@ class VllmEngine:
         self._client = OpenAIEngine(url, NAME, profile.contract, max_new_tokens=profile.max_new_tokens, key=key)
         self._watch = asyncio.create_task(self._keep_alive())
 
-    async def answer(self, photo: Photo) -> Reply:
+    async def answer(self, photo: ArrivingPhoto) -> Reply:
         """What vLLM says."""
         if self._child.returncode is not None:
             raise EngineError(f"vLLM has ended (status {self._child.returncode})", remedy="It is being started again.")
