@@ -18,7 +18,7 @@ from benchmarks.cost import render_batch, render_cost
 from benchmarks.costs.page import render_costs
 from benchmarks.coverage import render_coverage
 from benchmarks.performance import percent, read
-from benchmarks.serving.page import render_serving
+from benchmarks.serving.page import render_gateway, render_serving
 from benchmarks.torture.page import render_torture
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,7 @@ def main(check: bool) -> int:
         (PERFORMANCE, "smoke", performance.render_smoke),
         (GPUS, "two_gpus", performance.render_two_gpus),
         (SERVING, "vllm", render_serving),
+        (SERVING, "gateway", render_gateway),
         (PERFORMANCE, "demo", performance.render_demo),
         (PROMISES, "torture", render_torture),
         (COLLECTIONS, "batch", render_batch),

@@ -250,7 +250,7 @@ def serve(
     vllm: Annotated[str, typer.Option(help="The vllm program; may lie in another environment.")] = "vllm",
     gpu_share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of the GPU's memory, for vllm.")] = 0.8,
     drafts: Annotated[bool, typer.Option(help="Draft the grammar's tokens for vllm: few clients wait less.")] = False,
-    graphs: Annotated[bool, typer.Option(help="CUDA graphs for all that vllm does: faster, a slower start.")] = False,
+    graphs: Annotated[bool, typer.Option(help="CUDA graphs for all that vllm does; for few and many.")] = False,
     vllm_flag: Annotated[list[str] | None, typer.Option(help="A further flag of vllm's own; may be repeated.")] = None,
     beside: Annotated[
         list[str] | None, typer.Option(help="Another model to compare with: base, merged, fp8 or NAME=FOLDER.")

@@ -14,14 +14,24 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.serving import overhead
 from benchmarks.serving.__main__ import BEHIND_THE_GATEWAY, WAVES
-from benchmarks.serving.load import Address, ask_all, chat_body, clocks, passed
+from benchmarks.serving.load import WARM_UP, Address, ask_all, chat_body, clocks, passed
 from benchmarks.serving.measure import STEPS
 from benchmarks.serving.numbers import agreement, rate_of, ratio_of_medians
 from benchmarks.serving.offline import count_passes, passes, template_of
 from benchmarks.serving.photos import SIDE, DrawnPhoto, enlarge
 from benchmarks.serving.questions import GRAMMAR, SKELETON, Questions
-from benchmarks.serving.report import Rows, breakdown, gateway, headline, of_answers, single_stream
+from benchmarks.serving.report import (
+    Rows,
+    breakdown,
+    gateway,
+    headline,
+    of_answers,
+    result_of,
+    single_stream,
+    together_of,
+)
 from benchmarks.serving.servers import SERVERS, WIDE
 from benchmarks.serving.wide import QWEN2_VL_7B, Shape, _shares, widen
 from nutridet_core.boxes import Box
@@ -197,6 +207,38 @@ def test_the_gateways_share_leaves_decoding_out() -> None:
     (found,) = gateway(Rows(RAW))
     assert found["overhead_ms"]["value"] == pytest.approx(3)
     assert found["lost"]["value"] == pytest.approx(1 - 1 / 1.1)
+
+
+def crowd(server: str, rate: float) -> dict[str, Any]:
+    return row(server, "own answers", 1.0, together=128, wall=4 / rate)
+
+
+def test_throughput_shown_is_that_of_the_server_behind_the_gateway() -> None:
+    """Not the fastest of several, which would flatter it; it is compared with stock."""
+    rows = [*RAW, crowd("bf16", 30.0), crowd("fp8-drafts", 45.0), crowd("fp8-four", 60.0)]
+    found = headline([], together_of(Rows(rows)), Rows(rows))
+    assert (found["photos_per_s_at_128_server"], found["photos_per_s_at_128"]["value"]) == ("fp8-drafts", 45)
+    assert found["speedup_at_128"]["value"] == 1.5
+    alone = [each for each in rows if each["row"] != "gateway"]
+    assert headline([], together_of(Rows(alone)), Rows(alone))["photos_per_s_at_128_server"] == "fp8-four"
+
+
+def test_a_server_that_fails_at_its_last_row_keeps_the_others() -> None:
+    start = {"row": "start", "seconds": 1.0, "weights_gib": 8.9}
+    rows = [
+        {"server": "fp8-four", **start}, row("fp8-four", "own answers", 0.2), {"server": "fp8-four", "row": "failed"},
+        {"server": "fp8", **start}, {"server": "fp8", "row": "failed"},
+    ]  # fmt: skip
+    servers = {each["server"]: each["state"] for each in result_of(Rows(rows), {}, {}, {})["servers"]}
+    assert (servers["fp8-four"], servers["fp8"], servers["bf16"]) == ("measured", "did not run", "not measured")
+
+
+def test_what_the_gateway_adds_is_measured_without_a_gpu() -> None:
+    photos = [encoded(picture(seed, (90, 60)), "JPEG") for seed in range(12)]
+    found = overhead.measure(photos)
+    assert found["n"] == len(photos) - WARM_UP
+    assert 140 < found["direct_ms"]["value"] < found["through_ms"]["value"]
+    assert found["added_ms"]["low"] <= found["added_ms"]["value"] <= found["added_ms"]["high"]
 
 
 def test_a_rate_has_an_interval() -> None:

@@ -131,8 +131,8 @@ def _measure(plan: Plan, name: str, host: Any, drawn: list[DrawnPhoto], large: l
         if name == "bf16":
             take.rows.append({"row": "image work", "steps": time_image_work(str(plan.work / "bf16"), large[:24])})
     except Exception as error:  # one server that fails must not cost the others' rows
-        print(f"{name} failed: {error}\n{_tail(log)}", flush=True)
-        take.rows.append({"server": name, "row": "failed", "problem": str(error)[:500]})
+        print(f"{name} failed: {error!r}\n{_tail(log)}", flush=True)
+        take.rows.append({"server": name, "row": "failed", "problem": repr(error)[:500]})
     return [took, *take.rows]
 
 

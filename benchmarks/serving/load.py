@@ -25,7 +25,8 @@ from nutridet_core.serving.vllm_command import NAME
 CHAT = "/v1/chat/completions"
 WARM_UP = 4
 """Requests before a row that are not counted; as many as there are places, where those are more."""
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
+"""vLLM closes a connection that was idle for 5 s, httpx's own limit: some were closed just as they were used again."""
 
 
 @dataclass(frozen=True)

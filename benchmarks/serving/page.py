@@ -14,8 +14,25 @@ _OWN, _OWN_ALL, _FORCED, _CLIENT = "own answers", "own answers, all", "32 tokens
 
 def render_serving() -> str:
     """Speed and agreement of each server that was measured, and the parts of one request."""
-    result = read("serving")
-    return "\n".join([*_table(result), "", *_breakdown(result["breakdown_ms"]), "", *_crowds(result), ""])
+    result, earlier = read("serving"), read("serving_h100")
+    parts = [
+        _table(result),
+        _breakdown(result["breakdown_ms"]),
+        _crowds(result),
+        ["On an H100, earlier:"],
+        _table(earlier),
+    ]
+    return "\n".join(line for part in parts for line in [*part, ""])
+
+
+def render_gateway() -> str:
+    """What the gateway adds to a request, without a GPU."""
+    result = read("gateway")
+    return (
+        f"Median {interval(result['added_ms'])} ms, 95th percentile {interval(result['added_p95_ms'])} ms, decoding "
+        f"included (n = {result['n']} photos of {result['photo_kb']} kB, one at a time; {result['device']}). Decoding "
+        f"by itself takes {interval(result['decoding_alone_ms'])} ms.\n"
+    )
 
 
 def _table(result: dict[str, Any]) -> list[str]:

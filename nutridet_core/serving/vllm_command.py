@@ -49,7 +49,7 @@ class VllmOptions:
     clients: many get slower, since vLLM 0.26 schedules synchronously with it."""
     graphs: bool = False
     """Replay the vision tower, the prompt and every step from CUDA graphs. vLLM by itself starts the tower's kernels,
-    and those of prompts beyond 512 tokens, one by one, which takes longer than they run. Starting takes 30 s more."""
+    and those of prompts beyond 512 tokens, one by one, which takes longer than they run."""
     flags: tuple[str, ...] = ()
     """Further flags of vLLM's own, after those from here."""
 
