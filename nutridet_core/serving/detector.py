@@ -167,15 +167,16 @@ class Detector:
 
     async def _see(self, content: bytes, holder: Holder) -> Detection:
         began = time.perf_counter()
-        opened = open_photo(content, where="photo", limits=self.limits.photo)
-        width, height = opened.size
-        at = time.perf_counter()
+        file = open_photo(content, where="photo", limits=self.limits.photo)
+        width, height = file.size
+        opened = time.perf_counter()
         async with self._pixels.hold(width * height), holder.use() as served:
             asked = time.perf_counter()
-            photo = ArrivingPhoto(opened, self._decoders)
+            photo = ArrivingPhoto(file, self._decoders)
             reply, pixels = await _ask(served.engine, photo)
-            clock = _Clock(began, at, asked, time.perf_counter())
-        answer, size = _read(served.contract, reply.text, pixels.image.size), pixels.image.size
+            clock = _Clock(began, opened, asked, done=time.perf_counter())
+        size = pixels.image.size
+        answer = _read(served.contract, reply.text, size)
         return _detection(answer, reply, size, served, _timing(clock, photo, reply))
 
     def _count(self, detection: Detection) -> None:
