@@ -42,7 +42,7 @@ class Client:
         url: of the gateway.
         key: if it wants one.
         seconds: longest wait for one answer.
-        attempts: how often a photo is offered to a full queue.
+        patience: how long a photo is offered to a full queue, s; many clients take more turns than a few.
         sleep: how it waits.
     """
 
@@ -52,10 +52,10 @@ class Client:
         *,
         key: str | None = None,
         seconds: float = 120.0,
-        attempts: int = 10,
+        patience: float = 600.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.url, self._attempts, self._sleep = url.rstrip("/"), attempts, sleep
+        self.url, self._patience, self._sleep = url.rstrip("/"), patience, sleep
         if not self.url.startswith(("http://", "https://")):
             raise SettingsError(f"{url!r} is no address", field="url", remedy="Give http://HOST:PORT.")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -69,11 +69,11 @@ class Client:
             ServiceError: when there is no answer.
         """
         where, content = _read(photo)
-        for attempt in range(self._attempts):
+        response, waited = self._post(where, content), 0.0
+        while response.status_code == _BUSY and waited + (pause := _pause(response)) <= self._patience:
+            self._sleep(pause)
+            waited += pause
             response = self._post(where, content)
-            if response.status_code != _BUSY or attempt == self._attempts - 1:
-                break
-            self._sleep(_pause(response))
         return Detection.model_validate(self._answer(response, where))
 
     def detect_all(
