@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import io
 import json
 import math
@@ -123,6 +124,14 @@ def test_a_turned_photo_is_sent_upright(make: Any) -> None:
     sent = Image.open(io.BytesIO(base64.b64decode(encoded.removeprefix("data:image/png;base64,"))))
     assert (sent.format, sent.size) == ("PNG", (120, 160))
     assert sent.tobytes() == decode_photo(content).image.tobytes()
+
+
+def test_the_page_about_engines_shows_their_methods() -> None:
+    text = (ROOT / "docs" / "add-a-serving-engine.md").read_text()
+    shown: dict[str, Any] = {"ArrivingPhoto": "ArrivingPhoto", "Reply": "Reply"}
+    exec("from __future__ import annotations\n" + text.split("```python\n")[1].split("```")[0], shown)
+    for name in ("answer", "ready", "close"):
+        assert inspect.signature(getattr(shown["MyEngine"], name)) == inspect.signature(getattr(Engine, name))
 
 
 @pytest.mark.parametrize(("kind", "waits"), [("JPEG", False), ("PNG", True)])
