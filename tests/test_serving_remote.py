@@ -215,9 +215,9 @@ def stub(port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_server_that_is_killed_and_comes_back() -> None:
-    from nutridet_core.serving.vllm import _free_port
+    from nutridet_core.serving.vllm import free_port
 
-    port = _free_port()
+    port = free_port()
 
     def status(path: str) -> int:
         return CLIENT.get(url + path).status_code

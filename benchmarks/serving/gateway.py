@@ -50,14 +50,21 @@ def serve(address_file: Path, port: int) -> None:
 def running(address_file: Path, port: int) -> Iterator[Address]:
     """A gateway that answers, in a process that ends with the block."""
     line = [sys.executable, "-m", "benchmarks.serving.gateway", str(address_file), str(port)]
-    process = subprocess.Popen(line)
     address = Address(f"http://127.0.0.1:{port}")
-    try:
-        while not _ready(address):
-            if process.poll() is not None:
-                raise RuntimeError(f"the gateway ended with status {process.returncode}")
-            time.sleep(0.1)
+    with answering(line, f"{address.url}/readyz"):
         yield address
+
+
+@contextmanager
+def answering(line: list[str], url: str) -> Iterator[None]:
+    """A process that answers at `url`; it ends with the block."""
+    process = subprocess.Popen(line)
+    try:
+        while not _ready(url):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(line)} ended with status {process.returncode}")
+            time.sleep(0.1)
+        yield
     finally:
         process.terminate()
         process.wait()
@@ -117,9 +124,9 @@ def _form(photo: bytes) -> bytes:
     return head.encode() + photo + f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
-def _ready(address: Address) -> bool:
+def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{address.url}/readyz", trust_env=False).is_success
+        return httpx.get(url, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 

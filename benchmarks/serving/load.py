@@ -19,14 +19,13 @@ import httpx
 
 from nutridet_core.answers import without_terminators
 from nutridet_core.prompts import Contract
-from nutridet_core.serving.remote import chat_request
+from nutridet_core.serving.remote import IDLE_SECONDS, chat_request
 from nutridet_core.serving.vllm_command import NAME
 
 CHAT = "/v1/chat/completions"
 WARM_UP = 4
 """Requests before a row that are not counted; as many as there are places, where those are more."""
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
-"""vLLM closes a connection that was idle for 5 s, httpx's own limit: some were closed just as they were used again."""
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,9 +28,12 @@ from benchmarks.serving import gateway
 from benchmarks.serving.load import Address
 from benchmarks.serving.numbers import percentile_of
 from benchmarks.serving.photos import enlarge, read
-from benchmarks.serving.questions import ONE_BOX, SKELETON
+from benchmarks.serving.questions import ONE_BOX
+from benchmarks.serving.servers import WIDE
 from nutridet_core.artifacts.store import write_json
-from nutridet_core.data.photos import open_photo
+from nutridet_core.boxes import Box
+from nutridet_core.data.photos import decode_photo
+from nutridet_core.serving.vllm import free_port
 
 RESULT = Path(__file__).parents[1] / "results" / "gateway.json"
 _ANSWER_SECONDS = 0.14  # of vLLM's best for a photo alone (docs/serving.md)
@@ -58,7 +58,7 @@ def main() -> None:
 
 def stand_in(seconds: float) -> Starlette:
     """A server that reads the request, waits, and answers with one box as vLLM writes it."""
-    text = f"{SKELETON}273,304),(713,679)<|box_end|><|im_end|>"
+    text = WIDE.contract.write([Box(0.273, 0.304, 0.713, 0.679)], (672, 672))
     written = [{"token": "0", "logprob": -0.01, "bytes": [48], "top_logprobs": []}] * ONE_BOX
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "logprobs": {"content": written}, "finish_reason": "stop"}
@@ -78,20 +78,13 @@ def stand_in(seconds: float) -> Starlette:
 
 def measure(photos: list[bytes]) -> dict[str, Any]:
     """Times of each photo straight to the stand-in and through a gateway, one at a time."""
-    port, front_port = _free_ports()
-    direct = Address(f"http://127.0.0.1:{port}", "key")
-    line = [sys.executable, "-m", "benchmarks.serving.overhead", "--stand-in", str(port)]
-    engine = subprocess.Popen(line)
-    try:
-        _await(direct)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "address.json"
-            file.write_text(json.dumps({"url": direct.url, "key": direct.key}))
-            with gateway.running(file, front_port) as front:
-                row = asyncio.run(gateway.one_at_a_time(direct, front, photos))
-    finally:
-        engine.terminate()
-        engine.wait()
+    direct = Address(f"http://127.0.0.1:{free_port()}", "key")
+    line = [sys.executable, "-m", "benchmarks.serving.overhead", "--stand-in", direct.url.rpartition(":")[2]]
+    with gateway.answering(line, f"{direct.url}/v1/models"), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "address.json"
+        file.write_text(json.dumps({"url": direct.url, "key": direct.key}))
+        with gateway.running(file, free_port()) as front:
+            row = asyncio.run(gateway.one_at_a_time(direct, front, photos))
     return result_of(row, photos)
 
 
@@ -111,22 +104,8 @@ def result_of(row: dict[str, Any], photos: list[bytes]) -> dict[str, Any]:
 
 def _decoding(photo: bytes) -> float:
     began = time.perf_counter()
-    open_photo(photo).decode()
+    decode_photo(photo)
     return time.perf_counter() - began
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
-
-
-def _await(address: Address) -> None:
-    while True:
-        try:
-            httpx.get(f"{address.url}/v1/models", trust_env=False).raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

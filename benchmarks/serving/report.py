@@ -103,7 +103,7 @@ def headline(singles: list[Row], crowds: list[Row], rows: Rows) -> dict[str, Any
 def _of_the_one_behind_the_gateway(crowd: list[Row], rows: Rows) -> Row | None:
     """The server recommended for many clients; the fastest, where none was asked through a gateway."""
     fastest = max(crowd, key=lambda row: float(row["photos_per_s"]["value"]), default=None)
-    return _first(crowd, {row["server"] for row in gateway(rows)}) or fastest
+    return _first(crowd, {row["server"] for row in rows.named("gateway")}) or fastest
 
 
 def _first(found: list[Row], servers: set[str]) -> Row | None:

@@ -29,7 +29,9 @@ from nutridet_core.serving.engine import EngineError, Reply
 
 _CONNECT_SECONDS = 5.0
 _JSON = {"Content-Type": "application/json"}
-_IDLE_SECONDS = 2.0  # vLLM closes idle connections after 5 s, perhaps just as one is used again
+IDLE_SECONDS = 2.0
+"""A connection is given up; vLLM closes idle ones after 5 s, perhaps just as one is used again."""
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class _Client:
@@ -44,7 +46,7 @@ class _Client:
     def _session(self) -> aiohttp.ClientSession:
         """Made by the first request: it belongs to the loop that runs then."""
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
             headers=self._headers,
         )
@@ -62,7 +64,7 @@ class _Client:
                 status, content = response.status, await response.read()
             if status == HTTPStatus.OK:
                 answer = from_json(content)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (*_FAILURES, ValueError) as error:
             raise EngineError(f"the engine did not answer ({type(error).__name__})", where=self.url + path) from error
         if status != HTTPStatus.OK:
             raise EngineError(f"the engine answered with status {status}", where=self.url + path)
@@ -73,13 +75,10 @@ class _Client:
     async def answers(self, path: str) -> bool:
         """Whether a GET succeeds."""
         try:
-            async with (
-                asyncio.timeout(_CONNECT_SECONDS),
-                self._session.get(self.url + path, allow_redirects=False) as response,
-            ):
-                return response.status == HTTPStatus.OK
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            await self._read(path)
+        except _FAILURES:
             return False
+        return True
 
     async def get(self, path: str) -> dict[str, Any]:
         """The JSON of a GET.
@@ -88,15 +87,20 @@ class _Client:
             EngineError: when there is none.
         """
         try:
-            async with (
-                asyncio.timeout(_CONNECT_SECONDS),
-                self._session.get(self.url + path, allow_redirects=False, raise_for_status=True) as response,
-            ):
-                return dict(from_json(await response.read()))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, TypeError) as error:
+            return dict(from_json(await self._read(path)))
+        except (*_FAILURES, ValueError, TypeError) as error:
             raise EngineError(
                 f"does not answer ({type(error).__name__})", where=self.url + path, remedy="Is the server up?"
             ) from error
+
+    async def _read(self, path: str) -> bytes:
+        async with (
+            asyncio.timeout(_CONNECT_SECONDS),
+            self._session.get(self.url + path, allow_redirects=False) as response,
+        ):
+            if response.status != HTTPStatus.OK:
+                raise aiohttp.ClientResponseError(response.request_info, response.history, status=response.status)
+            return await response.read()
 
     async def close(self) -> None:
         """Close its connections."""
@@ -120,7 +124,7 @@ class OpenAIEngine:
 
     async def answer(self, photo: ArrivingPhoto) -> Reply:
         """The first choice, greedy, with the grammar's tokens left in."""
-        content, kind = await _file_of(photo)
+        content, kind = await file_of(photo)
         url = f"data:image/{kind};base64,{_base64(content)}"
         body = chat_request(self._contract, self._model, url, max_new_tokens=self._max_new_tokens)
         answer = await self._client.post("/v1/chat/completions", body)
@@ -162,7 +166,7 @@ class TritonEngine:
 
     async def answer(self, photo: ArrivingPhoto) -> Reply:
         """The text, without the prompt."""
-        content, _ = await _file_of(photo)
+        content, _ = await file_of(photo)
         request = self._request | {"image": [_base64(content)]}
         answer = await self._client.post(f"/v2/models/{MODEL}/generate", request)
         try:
@@ -213,7 +217,7 @@ def chat_request(contract: Contract, model: str, photo_url: str, *, max_new_toke
     }
 
 
-async def _file_of(photo: ArrivingPhoto) -> tuple[bytes, str]:
+async def file_of(photo: ArrivingPhoto) -> tuple[bytes, str]:
     """(content, kind) to send: a plain JPEG as it came, while it is being decoded here; else what shows its pixels."""
     if photo.opened.plain:
         return photo.opened.data, "jpeg"

@@ -112,7 +112,7 @@ async def start(
             f"no program {options.program!r}", field="vllm",
             remedy="pip install 'nutridet[vllm]', or name one of another environment (--vllm).",
         )  # fmt: skip
-    port, key = _free_port(), secrets.token_urlsafe(32)
+    port, key = free_port(), secrets.token_urlsafe(32)
     line, url = command(profile, weights, port, options), f"http://127.0.0.1:{port}"
     report(" ".join(line))
 
@@ -166,7 +166,8 @@ async def _end(child: Child) -> None:
     await child.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
