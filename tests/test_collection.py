@@ -21,10 +21,10 @@ from nutridet_core.collection.ray_pool import share
 from nutridet_core.collection.shards import ROWS
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.errors import ArtifactError, DataError, MachineError, SettingsError
+from nutridet_core.serving.vllm import free_port
 from tests.collections_of_photos import context, jpeg, places, request, rows, write_photos, write_table
 from tests.gateway_server import running_app
 from tests.openai_server import TEXT, Server, completion
-from tests.services import free_port
 
 
 def test_every_photo_has_one_row_with_its_boxes(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from nutridet_assets.resources import Worker
 from nutridet_core.errors import SettingsError
 from nutridet_core.pipeline.release import model_registry, register_release
 from nutridet_core.release.registry import CHAMPION
+from nutridet_core.serving.vllm import free_port
 from tests.release_samples import make_context, open_home, write_release
-from tests.services import free_port
 
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 _OWNER = "postgres" if os.geteuid() == 0 else None

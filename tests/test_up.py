@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from nutridet_assets.up import services
+from nutridet_core.serving.vllm import free_port
 from nutridet_core.settings import Settings
-from tests.services import free_port, gone, up
+from tests.services import gone, up
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
