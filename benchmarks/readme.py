@@ -1,5 +1,5 @@
 """Fills the tables of README, embedded model's card, docs/performance.md, docs/promises.md, docs/large-collections.md,
-docs/cost-growth.md and decision 21 from result files.
+docs/cost-growth.md, decisions 21 and 23 from result files.
 
     python -m benchmarks.readme [--check]
 
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import performance
 from benchmarks.cost import render_batch, render_cost
 from benchmarks.costs.page import render_costs
-from benchmarks.coverage import render_coverage
+from benchmarks.coverage import render_coverage, render_products
 from benchmarks.performance import percent, read
 from benchmarks.serving.page import render_gateway, render_serving
 from benchmarks.torture.page import render_torture
@@ -30,6 +30,7 @@ SERVING = ROOT / "docs" / "serving.md"
 COLLECTIONS = ROOT / "docs" / "large-collections.md"
 COSTS = ROOT / "docs" / "cost-growth.md"
 INTERVALS = ROOT / "docs" / "decisions" / "0021-intervals.md"
+PRODUCTS = ROOT / "docs" / "decisions" / "0023-intervals-over-products.md"
 CARD = ROOT / "nutridet_core" / "tiny" / "README.md"
 COLUMNS = {"demo": "drawn photos", "demo_real_photos": "real photos, never trained or tuned on"}
 """Result files shown, and what their test split holds."""
@@ -55,6 +56,7 @@ def main(check: bool) -> int:
         (COLLECTIONS, "cost", render_cost),
         (COSTS, "costs", render_costs),
         (INTERVALS, "coverage", render_coverage),
+        (PRODUCTS, "products", render_products),
     ]
     differences = 0
     for path, name, rendered in blocks:

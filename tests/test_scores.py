@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from nutridet_core.artifacts.store import Manifest, seal, write_json
 from nutridet_core.boxes import Box, iou
 from nutridet_core.errors import DataError
 from nutridet_core.evaluation.compare import compare, compare_unpaired
-from nutridet_core.evaluation.scores import Sample, Scores, score
+from nutridet_core.evaluation.evaluate import PREDICTIONS, SCORES, load_samples, load_scores, save_scores
+from nutridet_core.evaluation.scores import COUNTING, Sample, Scores, score
 
 LEFT, RIGHT = Box(0.0, 0.0, 0.4, 1.0), Box(0.6, 0.0, 1.0, 1.0)
 
@@ -108,6 +112,24 @@ def test_nothing_counted_is_nan_and_not_zero() -> None:
 def test_scores_survive_json() -> None:
     scores = score("model", "test", [photo(1, (LEFT,), (LEFT,)), photo(2, (RIGHT,), (LEFT,))])
     assert Scores.from_dict(scores.to_dict()) == scores
+
+
+def test_scores_that_were_counted_in_another_way_are_counted_again(tmp_path: Path) -> None:
+    """Those of an old home and new ones may stand in one leaderboard."""
+    samples = [photo(number, (LEFT,), (LEFT,) if number else (RIGHT,)) for number in range(5)]
+    folder, manifest = tmp_path / "scores", Manifest(kind="scores", name="model/test")
+    today = save_scores(folder, "model", "test", samples, manifest)
+    assert load_scores(folder).text == today.text
+    then = {**today.to_dict(), "metrics": {"mean_iou": {"value": 0.8, "low": 0.8, "high": 0.8}}}
+    del then["products"], then["counting"]
+    write_json(folder / SCORES, then)
+    answers = pq.read_table(folder / PREDICTIONS)
+    pq.write_table(answers.drop_columns("product"), folder / PREDICTIONS)
+    seal(folder, manifest)
+    assert load_samples(folder) == samples
+    again = load_scores(folder)
+    assert (again.subject, again.split, again.products, again.counting) == ("model", "test", 5, COUNTING)
+    assert again.metrics["mean_iou"] == today.metrics["mean_iou"]
 
 
 def test_paired_difference_is_narrower_than_unpaired() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nutridet_core.errors import DataError
 from nutridet_core.evaluation.intervals import Estimate, draw_seen, interval, observed
-from nutridet_core.evaluation.scores import Sample, Scores, Tally
+from nutridet_core.evaluation.scores import Sample, Scores, Tally, products_of
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Comparison:
 
 
 def compare(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> Comparison:
-    """Paired bootstrap over photos, of what was seen: two that answered alike differ by 0 [0, 0] on these photos.
+    """Paired bootstrap over products, of what was seen: two that answered alike differ by 0 [0, 0] on these photos.
 
     Raises:
         DataError: when the two were not scored on the same photos with the same boxes.
     """
     _require_same_photos(first, second, before, after)
     old, new = Tally.of(before), Tally.of(after)
-    point, drawn = observed(len(before)), draw_seen(len(before))
+    point, drawn = observed(len(before)), draw_seen(products_of(before))
     differences = {}
     for name in ("mean_iou", "f1_50"):
         value = float((new.metrics(point)[name] - old.metrics(point)[name])[0])

@@ -18,7 +18,7 @@ from nutridet_core.artifacts.store import Manifest, read_manifest, seal, write_j
 from nutridet_core.boxes import Box
 from nutridet_core.data.dataset import load_records, open_photos
 from nutridet_core.data.examples import Record, Split
-from nutridet_core.evaluation.scores import Sample, Scores, score
+from nutridet_core.evaluation.scores import COUNTING, Sample, Scores, score
 from nutridet_core.profiles import Profile
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _SCHEMA = pa.schema(
         ("form", pa.string()),
         ("problems", pa.list_(pa.string())),
         ("seconds", pa.float64()),
+        ("product", pa.string()),
     ]
 )
 
@@ -84,7 +85,14 @@ def answer_split(
 
 def sample(record: Record, **answered: Any) -> Sample:
     """A photo's record with what was answered about it."""
-    return Sample(id=record.id, width=record.width, height=record.height, truth=record.boxes, **answered)
+    return Sample(
+        id=record.id,
+        width=record.width,
+        height=record.height,
+        truth=record.boxes,
+        product=record.barcode,
+        **answered,
+    )
 
 
 def save_scores(folder: Path, subject: str, split: str, samples: Sequence[Sample], manifest: Manifest) -> Scores:
@@ -98,13 +106,16 @@ def save_scores(folder: Path, subject: str, split: str, samples: Sequence[Sample
 
 
 def load_scores(folder: Path) -> Scores:
-    """The scores that `save_scores` wrote.
+    """The scores that `save_scores` wrote, counted again where that was done in another way then.
 
     Raises:
         ArtifactError: when they are missing, or have changed since.
     """
     read_manifest(folder, kind="scores")
-    return Scores.from_dict(json.loads((folder / SCORES).read_text(encoding="utf-8")))
+    scores = Scores.from_dict(json.loads((folder / SCORES).read_text(encoding="utf-8")))
+    if scores.counting != COUNTING:
+        return score(scores.subject, scores.split, load_samples(folder))
+    return scores
 
 
 def load_samples(folder: Path) -> list[Sample]:

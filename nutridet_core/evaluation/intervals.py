@@ -1,19 +1,23 @@
 """Intervals: a 95 % interval for every score, also where nothing went wrong yet.
 
-Belongs here: how photos are drawn again, and what is read off the draws. Does not belong here: what is counted
+Belongs here: how products are drawn again, and what is read off the draws. Does not belong here: what is counted
 (`scores`), or differences of two subjects (`compare`).
 
 Scores are ratios of sums over photos, and good ones consist of many hits and a few misses. A bootstrap draws only
 what was seen: of 33 photos without a miss each of its draws has none, and the interval excludes the misses to come.
 So photos are weighted as in Rubin's Bayesian bootstrap (1981), and two that nobody took are among them: one on which
 all is right and one on which all is wrong, each with Jeffreys' half (Brown, Cai and DasGupta 2001). For a share this is
-Jeffreys' interval; for hundreds of photos with misses among them it is the bootstrap's. How often it holds the true
-value was simulated: decision 21, `tests/test_intervals.py`.
+Jeffreys' interval; for hundreds of photos with misses among them it is the bootstrap's.
+
+Photos of one product are alike: a model that misses one misses the others too. So a product is drawn with all of its
+photos (Field and Welsh 2007 on the cluster bootstrap), and the photos that nobody took are of two more products, which
+have as many photos as the average one. How often intervals hold the true value was simulated: decisions 21 and 23,
+`tests/test_intervals.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +29,8 @@ PRIOR = 0.5
 _SEED = 20241  # fixed: the same predictions give the same interval
 
 Array = NDArray[np.float64]
+Products = NDArray[np.int64]
+"""By photo, the number of its product: `number_products`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,9 @@ class Weights:
     photos: Array
     """Shape `(draws, photos)`."""
     right: Array
-    """Of a photo that nobody took, on which all is right; shape `(draws,)`."""
+    """Of photos that nobody took, on which all is right; shape `(draws,)`."""
     wrong: Array
-    """Of one on which all is wrong; shape `(draws,)`."""
+    """Of those on which all is wrong; shape `(draws,)`."""
 
     @property
     def imagined(self) -> Array:
@@ -61,38 +67,53 @@ def observed(photos: int) -> Weights:
     return Weights(np.ones((1, photos)), np.zeros(1), np.zeros(1))
 
 
-def draw_weights(photos: int, draws: int = RESAMPLES, prior: float = PRIOR) -> Weights:
+def number_products(names: Iterable[str]) -> Products:
+    """By photo, from the name of its product; numbered as they come."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+
+def count_products(products: Products) -> int:
+    """How many different ones."""
+    return int(products.max()) + 1
+
+
+def draw_weights(products: Products, draws: int = RESAMPLES, prior: float = PRIOR) -> Weights:
     """The Bayesian bootstrap with Jeffreys' prior: weights of Gamma's distribution, whose ratios are Dirichlet's."""
-    rng = np.random.default_rng(_SEED)
-    real = rng.gamma(1.0, size=(draws, photos))
-    right, wrong = rng.gamma(prior, size=(2, draws))
-    return Weights(real, right, wrong)
+    rng, count = np.random.default_rng(_SEED), count_products(products)
+    real = rng.gamma(1.0, size=(draws, count))
+    right, wrong = rng.gamma(prior, size=(2, draws)) * len(products) / count
+    return Weights(real[:, products], right, wrong)
 
 
-def draw_seen(photos: int, draws: int = RESAMPLES) -> Weights:
-    """The plain bootstrap: how often each photo is drawn, and no other photo.
+def draw_seen(products: Products, draws: int = RESAMPLES) -> Weights:
+    """The plain bootstrap: how often each product is drawn, and no other one.
 
-    For differences: a photo that counts nothing in some draws is what keeps a single one from telling two apart.
+    For differences: a product that counts nothing in some draws is what keeps a single one from telling two apart.
     """
-    rng = np.random.default_rng(_SEED)
-    real = rng.multinomial(photos, np.full(photos, 1 / photos), size=draws).astype(np.float64)
-    return Weights(real, np.zeros(draws), np.zeros(draws))
+    rng, count = np.random.default_rng(_SEED), count_products(products)
+    real = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    return Weights(real[:, products], np.zeros(draws), np.zeros(draws))
 
 
-def draw_positions(photos: int, draws: int) -> NDArray[np.int64]:
-    """The same for what can only be counted: positions of whole photos, shape `(draws, photos + 1)`.
+def draw_positions(products: Products, draws: int) -> list[NDArray[np.int64]]:
+    """The same for what can only be counted: positions of whole photos, for each draw.
 
-    Position `photos` is the photo on which all is right, `photos + 1` the one on which all is wrong. In their order, by
+    Position `photos` is a photo on which all is right, `photos + 1` one on which all is wrong. In their order, by
     which COCO ranks what was found with equal confidence.
     """
-    rng = np.random.default_rng(_SEED)
-    weights = np.array([*np.ones(photos), PRIOR, PRIOR]) / (photos + 2 * PRIOR)
-    return np.sort(rng.choice(photos + 2, size=(draws, photos + 1), p=weights), axis=1)
+    rng, count, photos = np.random.default_rng(_SEED), count_products(products), len(products)
+    weights = np.array([*np.ones(count), PRIOR, PRIOR]) / (count + 2 * PRIOR)
+    average = round(photos / count)
+    positions = np.concatenate([np.arange(photos), np.repeat([photos, photos + 1], average)])
+    owners = np.concatenate([products, np.repeat([count, count + 1], average)])
+    drawn = rng.choice(count + 2, size=(draws, count + 1), p=weights)
+    return [np.repeat(positions, np.bincount(chosen, minlength=count + 2)[owners]) for chosen in drawn]
 
 
-def estimates(metrics: Callable[[Weights], dict[str, Array]], photos: int) -> dict[str, Estimate]:
+def estimates(metrics: Callable[[Weights], dict[str, Array]], products: Products) -> dict[str, Estimate]:
     """Values and intervals of functions of weights."""
-    values, drawn = metrics(observed(photos)), metrics(draw_weights(photos))
+    values, drawn = metrics(observed(len(products))), metrics(draw_weights(products))
     return {name: interval(float(value[0]), drawn[name]) for name, value in values.items()}
 
 

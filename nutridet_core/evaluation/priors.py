@@ -58,7 +58,7 @@ def _median_of_train(dataset: Path) -> Box:
 
 def _score(dataset: Path, split: Split, name: str, summary: str, box: Box) -> Prior:
     samples = [
-        Sample(r.id, r.width, r.height, r.boxes, (box,), 1.0, name, Form.FLAT.value, (), 0.0)
+        Sample(r.id, r.width, r.height, r.boxes, (box,), 1.0, name, Form.FLAT.value, (), 0.0, r.barcode)
         for r in load_records(dataset, split)
     ]
     return Prior(name, summary, box, score(name, split, samples), samples)

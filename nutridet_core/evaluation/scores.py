@@ -6,7 +6,7 @@ pictures (`report`).
 
 Definitions: `mean_iou` is the seed's: for each ground-truth box the best IoU of any prediction on
 that photo (0 if none), averaged over all ground-truth boxes. Precision, recall and F1 match
-one-to-one (Hungarian). AP is COCO's. Intervals are over photos (`intervals`).
+one-to-one (Hungarian). AP is COCO's. Intervals are over products (`intervals`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,21 @@ import numpy as np
 from nutridet_core.answers import FAILURES, Form, Problem
 from nutridet_core.boxes import Box, iou_matrix
 from nutridet_core.evaluation import average_precision
-from nutridet_core.evaluation.intervals import Array, Estimate, Weights, draw_positions, estimates, interval
+from nutridet_core.evaluation.intervals import (
+    Array,
+    Estimate,
+    Products,
+    Weights,
+    count_products,
+    draw_positions,
+    estimates,
+    interval,
+    number_products,
+)
 
 THRESHOLDS = (0.5, 0.75, 0.9)
+COUNTING = 1
+"""Rises with whatever changes a number or its interval, so that older scores are counted again from their answers."""
 _AP_DRAWS = 200  # each one runs COCO's accumulation again
 _RIGHT, _ELSEWHERE = Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 1.0, 1.0)
 
@@ -42,6 +54,8 @@ class Sample:
     form: str
     problems: tuple[str, ...]
     seconds: float
+    product: str = ""
+    """Its barcode; empty for a product of its own."""
 
     @property
     def ious(self) -> tuple[float, ...]:
@@ -63,6 +77,8 @@ class Scores:
     subject: str
     split: str
     photos: int
+    products: int
+    """That the photos show."""
     boxes: int
     negatives: int
     metrics: dict[str, Estimate]
@@ -72,6 +88,8 @@ class Scores:
     """Answers by what was wrong with them."""
     seconds_per_photo: float
     """Median over photos."""
+    counting: int = COUNTING
+    """How it was counted."""
 
     @property
     def text(self) -> str:
@@ -83,7 +101,7 @@ class Scores:
     @property
     def headline(self) -> str:
         """The two numbers that people ask for first."""
-        return f"mean IoU {self.metrics['mean_iou']}, F1@0.5 {self.metrics['f1_50']}, n = {self.photos}"
+        return f"mean IoU {self.metrics['mean_iou']}, F1@0.5 {self.metrics['f1_50']}, n = {self.n}"
 
     @property
     def markdown(self) -> str:
@@ -98,7 +116,8 @@ class Scores:
     @property
     def mlflow_metrics(self) -> dict[str, float]:
         """Flat and finite, named `split.metric`, with `_low` and `_high`."""
-        flat = {f"{self.split}.photos": float(self.photos), f"{self.split}.boxes": float(self.boxes)}
+        counts = {"photos": self.photos, "products": self.products, "boxes": self.boxes}
+        flat = {f"{self.split}.{name}": float(count) for name, count in counts.items()}
         for name, estimate in self.metrics.items():
             for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
                 if np.isfinite(value):
@@ -109,7 +128,8 @@ class Scores:
     def metadata(self) -> dict[str, Any]:
         """Plain values for Dagster's metadata: plots over materialisations need numbers."""
         headline = {name: self.metrics[name].value for name in ("mean_iou", "f1_50", "parse_failure_rate")}
-        return {**headline, "photos": self.photos, "boxes": self.boxes, "negatives": self.negatives}
+        counts = {"photos": self.photos, "products": self.products, "boxes": self.boxes, "negatives": self.negatives}
+        return {**headline, **counts}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -117,13 +137,22 @@ class Scores:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scores:
-        """From `to_dict`."""
+        """From `to_dict`, also from when every photo was taken for a product of its own."""
         metrics = {name: Estimate(**estimate) for name, estimate in values["metrics"].items()}
-        return cls(**{**values, "metrics": metrics})
+        return cls(**{"products": values["photos"], "counting": 0, **values, "metrics": metrics})
+
+    @property
+    def n(self) -> str:
+        """Photos, and how many products they show where some share one."""
+        return f"{self.photos}{self._of_products}"
+
+    @property
+    def _of_products(self) -> str:
+        return "" if self.products == self.photos else f" of {self.products} products"
 
     @property
     def _counts(self) -> str:
-        return f"n = {self.photos} photos, {self.boxes} boxes, {self.negatives} without a table"
+        return f"n = {self.photos} photos{self._of_products}, {self.boxes} boxes, {self.negatives} without a table"
 
 
 @dataclass(frozen=True)
@@ -189,12 +218,13 @@ def score(subject: str, split: str, samples: Sequence[Sample]) -> Scores:
     """
     if not samples:
         raise ValueError(f"{subject} on {split}: nothing to score")
-    tally = Tally.of(samples)
-    metrics = estimates(tally.metrics, len(samples)) | _average_precision(samples)
+    tally, products = Tally.of(samples), products_of(samples)
+    metrics = estimates(tally.metrics, products) | _average_precision(samples, products)
     return Scores(
         subject=subject,
         split=split,
         photos=len(samples),
+        products=count_products(products),
         boxes=int(tally.boxes.sum()),
         negatives=int(tally.negatives.sum()),
         metrics=metrics,
@@ -202,6 +232,11 @@ def score(subject: str, split: str, samples: Sequence[Sample]) -> Scores:
         problems=dict(Counter(Problem(problem).value for sample in samples for problem in sample.problems)),
         seconds_per_photo=float(np.median([sample.seconds for sample in samples])),
     )
+
+
+def products_of(samples: Sequence[Sample]) -> Products:
+    """By sample, the number of its product."""
+    return number_products(sample.product or sample.id for sample in samples)
 
 
 def _matches(sample: Sample, threshold: float) -> float:
@@ -221,7 +256,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
         return np.asarray(numerator / denominator)
 
 
-def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
+def _average_precision(samples: Sequence[Sample], products: Products) -> dict[str, Estimate]:
     if not any(sample.truth for sample in samples):
         return {name: Estimate(float("nan"), float("nan"), float("nan")) for name in average_precision.NAMES}
     photos, confidence = len(samples), float(np.median([sample.confidence for sample in samples]))
@@ -231,7 +266,7 @@ def _average_precision(samples: Sequence[Sample]) -> dict[str, Estimate]:
         [*(sample.confidence for sample in samples), confidence, confidence],
     )
     point = precision.over(range(photos))
-    draws = np.array([precision.over(drawn.tolist()) for drawn in draw_positions(photos, _AP_DRAWS)])
+    draws = np.array([precision.over(drawn.tolist()) for drawn in draw_positions(products, _AP_DRAWS)])
     return {
         name: interval(float(value), draws[:, column])
         for column, (name, value) in enumerate(zip(average_precision.NAMES, point, strict=True))

@@ -84,7 +84,7 @@ def _register(context: Context, current: dict[str, str]) -> dict[str, Any]:
     registry = model_registry(context)
     scores = load_scores(_keep_reference(context, release))
     description = (
-        f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.photos}, "
+        f"{release.experiment}/{release.checkpoint}, test mean IoU {scores.metrics['mean_iou']}, n = {scores.n}, "
         f"photos {context.fingerprint[:7]}"
     )
     version = registry.register(release, str(report.mlflow_run_id), scores.mlflow_metrics, description)

@@ -16,7 +16,7 @@ from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError
 from nutridet_core.evaluation.audits import Audit, audit_adapter_active, audit_contract
 from nutridet_core.evaluation.evaluate import load_scores
-from nutridet_core.evaluation.scores import Scores
+from nutridet_core.evaluation.scores import COUNTING, Scores
 from nutridet_core.pipeline.adapted import AdaptedBase
 from nutridet_core.pipeline.context import Context, score_model, scores_config
 
@@ -132,7 +132,7 @@ def choose_checkpoint(context: Context, name: str) -> Manifest:
     folders = [context.layout.scores(f"{name}/{path.name}", "selection") for path in paths]
     weights = [_weights(path) for path in paths]
     scored = [_scores_of(context, *pair) for pair in zip(folders, weights, strict=True)]
-    evidence = {"scores": [manifest.digest for manifest in scored], "weights": weights}
+    evidence = {"scores": [manifest.digest for manifest in scored], "weights": weights, "counting": COUNTING}
     kept = reusable(context.layout.choice(name), "choice", evidence)
     if kept:
         return kept

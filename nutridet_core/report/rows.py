@@ -134,13 +134,14 @@ def _cells(place: int, row: Row, metrics: Sequence[str]) -> list[str]:
 
 def _note(rows: Sequence[Row]) -> str:
     splits = ", ".join(sorted({row.scores.split for row in rows}))
-    return f"Split: {splits}. [95 % interval over photos]. n: photos / tables / photos without a table."
+    return f"Split: {splits}. [95 % interval over products]. n: photos / tables / photos without a table."
 
 
 def _record(place: int, row: Row) -> dict[str, Any]:
     scores = row.scores
     record: dict[str, Any] = {"place": place, "name": row.name, "kind": row.kind, "split": scores.split}
-    record |= {"photos": scores.photos, "boxes": scores.boxes, "negatives": scores.negatives}
+    record |= {"photos": scores.photos, "products": scores.products}
+    record |= {"boxes": scores.boxes, "negatives": scores.negatives}
     for metric, estimate in scores.metrics.items():
         record |= {metric: estimate.value, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
     record |= {"seconds_per_photo": scores.seconds_per_photo, "size_bytes": row.size_bytes}

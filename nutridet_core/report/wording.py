@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from nutridet_core.evaluation.intervals import Estimate
+from nutridet_core.evaluation.scores import Scores
 
 UNKNOWN = "\u2013"  # en dash
 _MINUS = "\u2212"
@@ -87,6 +88,12 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 photo", "2 photos", "2 boxes"."""
     ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+def photos_text(scores: Scores) -> str:
+    """How many photos were scored, and of how many products where some share one: "85 photos of 60 products"."""
+    photos = counted(scores.photos, "photo")
+    return photos if scores.products == scores.photos else f"{photos} of {counted(scores.products, 'product')}"
 
 
 def _share(value: float) -> str:
