@@ -11,13 +11,11 @@ import ctypes
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from operator import call
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +25,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec is no time for it
-_AHEAD = 4
-"""Results per process that may wait for those before them."""
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
@@ -55,29 +51,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], *, processes: int) -> Iterator[R]:
-    """`map(function, items)` over processes that end with this one; few results are in memory.
+def in_order(function: Callable[[T], R], items: Sequence[T], *, processes: int) -> Iterator[R]:
+    """`map(function, items)` over processes that end with this one. Each does every n-th item and waits, with a result
+    larger than a pipe, until it is asked for.
+
+    Not by `concurrent.futures`, which waits forever for a process that was killed while it wrote its result: it keeps
+    the other end of its pipe open.
 
     Args:
-        function: can be pickled, as its argument and result can.
+        function: can be pickled, as items and results can.
 
     Raises:
+        Exception: what the function raised.
         MachineError: when a process was killed.
     """
-    bond = (os.getpid(), signal.SIGKILL)  # SIGTERM may be ignored here, and children inherit that
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=bond)
-    waiting: deque[Future[R]] = deque()
+    context, started = get_context("spawn"), dict[Connection, BaseProcess]()
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= _AHEAD * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise _killed() from error
+        for first in range(processes):
+            started |= _start(context, function, items[first::processes], daemon=True)
+        heard = list(started)
+        for number in range(len(items)):
+            yield _heard(heard[number % processes])
     finally:
-        pool.shutdown(cancel_futures=True)
+        for process in started.values():
+            process.kill()
+            process.join()
 
 
 def can_fork() -> bool:
@@ -97,10 +95,7 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
     context, started, results = get_context("fork"), dict[Any, BaseProcess](), dict[Any, R]()
     try:
         for job in jobs:
-            here, there = context.Pipe(duplex=False)
-            started[here] = context.Process(target=_tell, args=(job, there, os.getpid()))
-            started[here].start()
-            there.close()  # so that its end is heard when the process was killed
+            started |= _start(context, call, [job])
         while waiting := started.keys() - results:
             results |= {here: _heard(here) for here in wait(waiting)}
         return [results[here] for here in started]
@@ -111,24 +106,38 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
             process.join()
 
 
-def _tell(job: Callable[[], Any], there: Connection, parent: int) -> None:
-    """In a fork: do the job and tell what came of it."""
+def _start(
+    context: Any, function: Callable[[Any], Any], items: Sequence[Any], *, daemon: bool = False
+) -> dict[Connection, BaseProcess]:
+    """A process, by the end of the pipe at which its results are heard.
+
+    Args:
+        daemon: ended where this one ends before it could end it.
+    """
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(function, items, there, os.getpid()), daemon=daemon)
+    process.start()
+    there.close()  # so that its end is heard when the process was killed
+    return {here: process}
+
+
+def _tell(function: Callable[[Any], Any], items: Sequence[Any], there: Connection, parent: int) -> None:
+    """In a child: tell what comes of each item, until one fails."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # inherited; nothing but SIGKILL could end it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A parent that is told to end tells its children; after any other end of it, locks must be freed.
     end_with_parent(parent, signal.SIGKILL)
     try:
-        result = job()
+        for item in items:
+            there.send((function(item), None))
     except Exception as error:
         there.send((None, error))
-    else:
-        there.send((result, None))
 
 
 def _heard(here: Any) -> Any:
     try:
         result, error = here.recv()
-    except EOFError:
+    except (EOFError, OSError):  # before a result, or in the middle of it
         raise _killed() from None
     if error is not None:
         raise error

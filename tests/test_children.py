@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -30,18 +30,36 @@ def process_of(number: int) -> int:
     return os.getpid()
 
 
-def test_results_come_in_order_and_few_are_in_memory() -> None:
-    taken = []
+def large(number: int, told: Path) -> bytes:
+    """More than a pipe holds."""
+    with told.open("a") as file:
+        print(os.getpid(), file=file)
+    return bytes(2**20) + bytes([number])
 
-    def numbers() -> Iterator[int]:
-        for number in range(40):
-            taken.append(number)
-            yield number
 
-    results = in_order(late_first, numbers(), processes=2)
-    assert next(results) == 0
-    assert len(taken) <= 8
-    assert [0, *results] == [10 * number for number in range(40)]
+def test_results_come_in_order() -> None:
+    assert list(in_order(late_first, range(40), processes=3)) == [10 * number for number in range(40)]
+
+
+def test_few_results_are_in_memory(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    results = in_order(partial(large, told=told), range(40), processes=2)
+    assert next(results)[-1] == 0
+    time.sleep(1)
+    assert len(told.read_text().splitlines()) <= 4  # one that was taken and one that waits, of each process
+    assert [result[-1] for result in results] == list(range(1, 40))
+
+
+def test_whoever_is_killed_while_it_tells_its_result_is_not_waited_for(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    results = in_order(partial(large, told=told), range(4), processes=1)
+    next(results)
+    until(lambda: len(told.read_text().splitlines()) == 2)
+    telling = int(told.read_text().splitlines()[1])
+    until(lambda: psutil.Process(telling).status() == psutil.STATUS_SLEEPING)  # the pipe is full
+    os.kill(telling, signal.SIGKILL)
+    with pytest.raises(MachineError, match="memory"):
+        next(results)
 
 
 def test_a_killed_process_is_an_error_with_a_remedy() -> None:
