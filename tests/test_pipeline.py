@@ -13,6 +13,8 @@ from typing import Any
 import dagster as dg
 import pytest
 import torch
+from datasets import Dataset
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,13 +26,15 @@ from nutridet_core import profiles as profiles_module
 from nutridet_core.artifacts.layout import checkpoints
 from nutridet_core.artifacts.store import MANIFEST, Manifest, read_manifest, write_json
 from nutridet_core.data.dataset import load_records
+from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError, AuditError, ContractError
 from nutridet_core.evaluation import gate
 from nutridet_core.evaluation.drift import TITLES
-from nutridet_core.evaluation.evaluate import load_samples, load_scores, save_scores
-from nutridet_core.evaluation.scores import score
+from nutridet_core.evaluation.evaluate import answer_split, load_samples, load_scores, save_scores
+from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.experiments import EXPERIMENTS
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
+from nutridet_core.pipeline import context as context_module
 from nutridet_core.pipeline.baseline import score_baseline, score_peer
 from nutridet_core.pipeline.comparison import build_leaderboard
 from nutridet_core.pipeline.context import Context, scores_config
@@ -590,6 +594,55 @@ def test_an_adapter_of_another_dataset_is_not_scored(copy: Context) -> None:
     for verb in (score_checkpoints, score_experiments):
         with pytest.raises(ArtifactError, match=r"data_fingerprint.*was trained on dataset"):
             verb(copy, ["exp1a"])
+
+
+def test_checkpoints_answer_merged_and_the_chosen_one_beside_its_base(
+    copy: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the adapter does anything is audited before: PEFT takes a merged one out for that."""
+    merged: dict[str, set[bool]] = {}
+
+    def answer(model: Any, batches: Any, profile: Profile, dataset: Path, split: Split, **rest: Any) -> list[Sample]:
+        merged[split] = {layer.merged for layer in model.modules() if isinstance(layer, LoraLayer)}
+        return answer_split(model, batches, profile, dataset, split, **rest)
+
+    monkeypatch.setattr(context_module, "answer_split", answer)
+    shutil.rmtree(copy.layout.scores("exp1a", ""))
+    score_checkpoints(copy, ["exp1a"])
+    score_experiments(copy, ["exp1a"])
+    assert merged == {"selection": {True}, "test": {False}}
+
+
+def test_a_barcode_that_was_corrected_reaches_scores_that_are_kept(copy: Context) -> None:
+    """Here it changes no split, so the photos are the same and nothing is answered again."""
+    before = load_scores(copy.layout.scores("baseline", "test"))
+    correct_barcodes(copy.layout.dataset, "test")
+    after = score_baseline(copy)["test"]
+    assert (before.products, after.products) == (before.photos, 1)
+    assert after.metrics["mean_iou"].value == before.metrics["mean_iou"].value
+    assert load_scores(copy.layout.scores("baseline", "test")).text == after.text
+
+
+def correct_barcodes(dataset: Path, split: str) -> None:
+    """All photos of a split are of one product."""
+    rows = Dataset.load_from_disk(str(dataset / split))
+    renamed = rows.remove_columns("barcode").add_column("barcode", ["4000000000000"] * len(rows))
+    renamed.save_to_disk(str(dataset.with_name("renamed")))
+    shutil.rmtree(dataset / split)
+    dataset.with_name("renamed").rename(dataset / split)
+    change(dataset)
+
+
+@pytest.mark.parametrize("changed", ["photos", "weights"])
+def test_scores_of_before_stand_on_no_leaderboard_of_today(copy: Context, changed: str) -> None:
+    folder = copy.layout.scores("exp1a", "test")
+    config = read_manifest(folder).config
+    if changed == "photos":
+        change(copy.layout.scores("baseline", "test"), config={**config, "data_fingerprint": "0" * 64})
+    else:
+        change(folder, config={**config, "weights": "0" * 64})
+    with pytest.raises(ArtifactError, match=r"of other weights, photos or another contract.*nutridet evaluate"):
+        build_leaderboard(copy, NAMES)
 
 
 def test_verbs_without_their_inputs_say_what_is_missing(home: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nutridet_core.artifacts.store import is_complete, read_manifest
-from nutridet_core.errors import ArtifactError
+from nutridet_core.errors import ArtifactError, ContractError
 from nutridet_core.evaluation.compare import Comparison, compare
 from nutridet_core.evaluation.evaluate import load_samples, save_scores
 from nutridet_core.evaluation.intervals import Estimate
@@ -20,7 +20,7 @@ from nutridet_core.pipeline.release import current_release, model_registry, read
 from nutridet_core.pipeline.rollback import plan_rollback
 from nutridet_core.release.registry import CHALLENGER, CHAMPION, Registry, Release, may_replace
 from nutridet_core.tracking import Tracker
-from tests.release_samples import flip_bit, open_home, write_release
+from tests.release_samples import change, flip_bit, open_home, write_release
 
 
 @pytest.fixture
@@ -111,6 +111,21 @@ def test_a_champion_whose_weights_are_lost_is_replaced_only_knowingly(context: C
     assert registry.holder(CHAMPION) == ("1", champion)
     plan_rollback(context, "2").carry_out("the champion's files are lost")  # what the remedy says
     assert registry.holder(CHAMPION) == ("2", released(context))
+    assert register_release(context)["verdict"] == "is champion already"
+
+
+def test_a_champion_of_another_contract_is_replaced_only_knowingly(context: Context) -> None:
+    """What was asked another question, or shown another size, cannot be compared."""
+    register_release(context)
+    champion = released(context)
+    write_release(context, "other weights")
+    change(champion.merged, contract="another")
+    verdict = register_release(context)["verdict"]
+    assert verdict.startswith("stays challenger: the champion was asked in another way")
+    assert "rollback --to 2" in verdict
+    with pytest.raises(ContractError, match="rollback --to VERSION"):
+        reevaluate_champion(context)
+    plan_rollback(context, "2").carry_out("another contract")  # what the remedy says
     assert register_release(context)["verdict"] == "is champion already"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,22 @@ def test_paired_difference_is_narrower_than_unpaired() -> None:
     assert unpaired.mean_iou.low < 0 < paired.mean_iou.low
 
 
-def test_other_photos_are_refused() -> None:
+@pytest.mark.parametrize("other", [[photo(2, (LEFT,), ())], [photo(1, (RIGHT,), ())], [photo(1, (LEFT,), ())] * 2, []])
+def test_other_photos_are_refused(other: list[Sample]) -> None:
     with pytest.raises(DataError, match="same photos"):
-        compare("a", "b", [photo(1, (LEFT,), ())], [photo(2, (LEFT,), ())])
+        compare("a", "b", [photo(1, (LEFT,), ())], other)
+
+
+def test_the_order_of_photos_is_nobodys_difference() -> None:
+    """A source that gives its rows in another order has the same fingerprint."""
+    before = [photo(number, (LEFT,), (LEFT,) if number % 3 else (RIGHT,)) for number in range(20)]
+    after = [photo(number, (LEFT,), (LEFT,)) for number in range(20)]
+    assert compare("a", "b", before, after[::-1]) == compare("a", "b", before, after)
+
+
+def test_the_newer_side_of_a_comparison_knows_the_products() -> None:
+    before = [photo(number, (LEFT,), (RIGHT,) if number < 8 else (LEFT,)) for number in range(20)]
+    after = [replace(each, predicted=each.truth) for each in before]
+    named = [replace(each, product="one" if number < 8 else "") for number, each in enumerate(after)]
+    assert compare("a", "b", before, after).better
+    assert not compare("a", "b", before, named).better

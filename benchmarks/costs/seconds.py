@@ -101,8 +101,10 @@ def _score(context: Context, checkpoint: Path, checkpoints: int) -> list[int]:
     """As the pipeline scores the checkpoints of an experiment; lengths of the answers."""
     base, dataset, lengths = AdaptedBase(context), context.layout.dataset, []
     for number in range(checkpoints):
-        model, _ = base.wear(checkpoint, merged=True)
-        samples = answer_split(model, base.batches("selection"), context.profile, dataset, "selection")
+        model, _ = base.wear(checkpoint)
+        samples = answer_split(
+            model, base.prepare(model, "selection", merged=True), context.profile, dataset, "selection"
+        )
         folder = context.layout.scores(f"tuned/{number}", "selection")
         save_scores(folder, "tuned", "selection", samples, Manifest(kind="scores", name=folder.name))
         lengths += [len(sample.text) for sample in samples]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,9 +55,9 @@ def compare(first: str, second: str, before: Sequence[Sample], after: Sequence[S
     Raises:
         DataError: when the two were not scored on the same photos with the same boxes.
     """
-    _require_same_photos(first, second, before, after)
+    after = _paired(first, second, before, after)
     old, new = Tally.of(before), Tally.of(after)
-    point, drawn = observed(len(before)), draw_seen(products_of(before))
+    point, drawn = observed(len(before)), draw_seen(products_of(after))
     differences = {}
     for name in ("mean_iou", "f1_50"):
         value = float((new.metrics(point)[name] - old.metrics(point)[name])[0])
@@ -79,11 +79,17 @@ def _difference(before: Estimate, after: Estimate) -> Estimate:
     return Estimate(value, value - down, value + up)
 
 
-def _require_same_photos(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> None:
-    if [(s.id, s.truth) for s in before] != [(s.id, s.truth) for s in after]:
+def _paired(first: str, second: str, before: Sequence[Sample], after: Sequence[Sample]) -> list[Sample]:
+    """`after` in the order of `before`: a source may give the same photos in another order. Products as the newer
+    ones know them, if they do.
+    """
+    by_id = {sample.id: sample for sample in after}
+    pairs = [(sample, by_id.get(sample.id)) for sample in before]
+    if len(before) != len(after) or any(new is None or new.truth != old.truth for old, new in pairs):
         raise DataError(
             f"{first} and {second} were not scored on the same photos", remedy="Score both on the current dataset."
         )
+    return [replace(new, product=new.product or old.product) for old, new in pairs if new is not None]
 
 
 def _signed(estimate: Estimate) -> str:

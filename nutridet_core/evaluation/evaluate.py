@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,16 @@ def sample(record: Record, **answered: Any) -> Sample:
         product=record.barcode,
         **answered,
     )
+
+
+def with_products(samples: Sequence[Sample], records: Sequence[Record]) -> list[Sample]:
+    """The same samples with their products as the dataset's records name them."""
+    products = {record.id: record.barcode for record in records}
+    changed = [products[sample.id] != (sample.product or sample.id) for sample in samples]
+    return [
+        replace(sample, product=products[sample.id]) if change else sample
+        for sample, change in zip(samples, changed, strict=True)
+    ]
 
 
 def save_scores(folder: Path, subject: str, split: str, samples: Sequence[Sample], manifest: Manifest) -> Scores:

@@ -130,8 +130,9 @@ def _bonds(sealed: dict[str, Manifest], release: str) -> list[tuple[str, str, bo
     """(what, of which thing, whether it is the right one)."""
     merged, fp8, parity = sealed["merged"], sealed["fp8"], sealed["parity"].config
     checkpoint, fingerprint = merged.config.get("adapter"), sealed["dataset"].data_fingerprint
+    measured = [name for name in sealed if name not in ("merged", "fp8")]  # weights may outlive a corrected test label
     return [
-        *((name, "dataset", manifest.data_fingerprint == fingerprint) for name, manifest in sealed.items()),
+        *((name, "dataset", sealed[name].data_fingerprint == fingerprint) for name in measured),
         ("merged", "checkpoint", str(checkpoint).startswith(release)),
         ("scores", "checkpoint", sealed["scores"].config.get("weights") == checkpoint),
         ("fp8", "merged model", fp8.config.get("merged") == merged.digest),

@@ -31,27 +31,28 @@ class AdaptedBase:
         self._batches: dict[Split, Batches] = {}
         self._adapted: Any = None
 
-    def wear(self, adapter: Path, *, merged: bool = False) -> tuple[Any, Any]:
-        """(model, processor) with this adapter and no other.
-
-        Args:
-            merged: add it to the weights, where there is memory for that.
-        """
+    def wear(self, adapter: Path) -> tuple[Any, Any]:
+        """(model, processor) with this adapter and no other, beside the base's weights."""
         from nutridet_core.features import cache_features
         from nutridet_core.models import attach_adapter
 
         profile, model = self.context.profile, self._adapted or self._load()
         self._merge.take_out(model)
         self._adapted = attach_adapter(model, adapter, profile.contract)
-        if merged and not self._merge.put_in(self._adapted):
-            self.context.log(
-                "no memory for a second copy of the weights: the adapter stays beside them, which takes longer"
-            )
         cache_features(self._adapted.requires_grad_(False), profile.architecture, self.features)
         return self._adapted, self.processor
 
-    def batches(self, model: Any, split: Split) -> Batches:
-        """The photos of a split, in batches that the first model to ask has room for."""
+    def prepare(self, model: Any, split: Split, *, merged: bool) -> Batches:
+        """The photos of a split, in batches that the first model to ask has room for.
+
+        Args:
+            merged: add the adapter to the weights before, where there is memory for that. Whoever wants to look at the
+                base beside its adapter does so before: PEFT takes a merged adapter out for it, and leaves it out.
+        """
+        if merged and not self._merge.put_in(model):
+            self.context.log(
+                "no memory for a second copy of the weights: the adapter stays beside them, which takes longer"
+            )
         if split not in self._batches:
             self._batches[split] = split_batches(self.context, model, self.processor, split, keep_bytes=_KEEP_BYTES)
         return self._batches[split]

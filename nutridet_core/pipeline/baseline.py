@@ -11,10 +11,11 @@ from nutridet_core.evaluation.evaluate import sample
 from nutridet_core.evaluation.peer import find_table, form_of, line_reader
 from nutridet_core.evaluation.scores import Sample, Scores
 from nutridet_core.pipeline.context import Context, keep_scores, kept_scores, progress, score_model, scores_config
+from nutridet_core.profiles import Profile
 
 BASELINE = "baseline"
 PEER = "peer"
-_PEER_VERSION = "ocr-nutrient-words/2"
+PEER_VERSION = "ocr-nutrient-words/2"
 
 
 def score_baseline(context: Context) -> dict[Split, Scores]:
@@ -25,7 +26,7 @@ def score_baseline(context: Context) -> dict[Split, Scores]:
 
     profile = context.profile
     source, family, contract = base_source(profile), profile.architecture, profile.contract
-    weights = digest([profile.base_identity, profile.scoring_precision])
+    weights = baseline_weights(profile)
 
     @cache
     def load() -> tuple[object, object]:
@@ -40,9 +41,14 @@ def score_baseline(context: Context) -> dict[Split, Scores]:
         }
 
 
+def baseline_weights(profile: Profile) -> str:
+    """What stands for the base model's weights in its scores."""
+    return digest([profile.base_identity, profile.scoring_precision])
+
+
 def score_peer(context: Context) -> Scores:
     """OCR with nutrient words, on the same test photos."""
-    config = scores_config(context, _PEER_VERSION)
+    config = scores_config(context, PEER_VERSION)
     run_id = context.open_run(PEER, config, stage="baseline")
     kept = kept_scores(context, PEER, "test", config=config, run_id=run_id)
     if kept:

@@ -27,9 +27,9 @@ from nutridet_core.evaluation.compare import Comparison, compare
 from nutridet_core.evaluation.evaluate import load_samples, load_scores
 from nutridet_core.evaluation.priors import trivial_priors
 from nutridet_core.evaluation.scores import Scores
-from nutridet_core.pipeline.baseline import BASELINE, PEER
-from nutridet_core.pipeline.context import Context
-from nutridet_core.pipeline.training import read_choice
+from nutridet_core.pipeline.baseline import BASELINE, PEER, PEER_VERSION, baseline_weights
+from nutridet_core.pipeline.context import Context, current_scores
+from nutridet_core.pipeline.training import chosen_checkpoint, read_choice, weights_of
 from nutridet_core.report import Curve, Kind, Row, leaderboard_markdown, leaderboard_text, write_report
 
 
@@ -121,10 +121,17 @@ def photo_opener(context: Context) -> Callable[[str], Image.Image]:
 
 def _row(context: Context, subject: str, summary: str, kind: Kind) -> Row:
     folder = context.layout.scores(subject, "test")
-    read_manifest(folder, kind="scores")
+    current_scores(context, folder, _weights(context, subject, kind), remedy="Score again: `nutridet evaluate`.")
     return Row(
         subject, summary, kind, load_scores(folder), load_samples(folder), _adapter_bytes(context, subject, kind)
     )
+
+
+def _weights(context: Context, subject: str, kind: Kind) -> str:
+    """What a subject's scores are of today."""
+    if kind == "experiment":
+        return weights_of(chosen_checkpoint(context, subject))
+    return PEER_VERSION if kind == "peer" else baseline_weights(context.profile)
 
 
 def _adapter_bytes(context: Context, subject: str, kind: Kind) -> int | None:

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from nutridet_core.artifacts.layout import Layout
 from nutridet_core.artifacts.store import Manifest, digest, read_manifest, reusable
+from nutridet_core.data.dataset import load_records
 from nutridet_core.data.examples import Split
 from nutridet_core.errors import ArtifactError, SettingsError
-from nutridet_core.evaluation.evaluate import answer_split, load_scores, prepare_split, save_scores
+from nutridet_core.evaluation.evaluate import (
+    answer_split,
+    load_samples,
+    load_scores,
+    prepare_split,
+    save_scores,
+    with_products,
+)
 from nutridet_core.evaluation.scores import Sample, Scores
 from nutridet_core.experiments import Experiment
 from nutridet_core.profiles import Profile
@@ -118,7 +126,7 @@ def score_model(
     step: int = 0,
     model_id: str | None = None,
     check: Callable[[Any, Any], dict[str, Any]] = lambda model, processor: {},
-    batches: Callable[[Any], Batches] | None = None,
+    prepare: Callable[[Any], Batches] | None = None,
 ) -> Scores:
     """Score a model on a split, or take the scores that are there.
 
@@ -128,15 +136,16 @@ def score_model(
         weights: digest of what is scored; with the dataset and the contract it decides about reuse.
         load: gives (model, processor); not called when the scores are there.
         check: looks at the loaded model before it answers; what it returns goes into the manifest.
-        batches: gives the split's photos for the model, where several models share them.
+        prepare: makes the checked model ready, and gives the split's photos for it, where several models share them.
     """
     config = scores_config(context, weights)
     kept = kept_scores(context, subject, split, config=config, run_id=run_id, step=step, model_id=model_id)
     if kept:
         return kept
     model, processor = load()
-    photos = batches(model) if batches else split_batches(context, model, processor, split)
-    facts = check(model, processor) | {"photos_at_once": photos.batch_size}
+    facts = check(model, processor)
+    photos = prepare(model) if prepare else split_batches(context, model, processor, split)
+    facts |= {"photos_at_once": photos.batch_size}
     report = progress(context, f"{subject} on {split}")
     samples = answer_split(model, photos, context.profile, context.layout.dataset, split, progress=report)
     return keep_scores(
@@ -159,6 +168,20 @@ def scores_config(context: Context, weights: str) -> dict[str, Any]:
     }
 
 
+def current_scores(context: Context, folder: Path, weights: str, *, remedy: str) -> Manifest:
+    """The manifest of scores that are of the weights, photos and contract of today.
+
+    Raises:
+        ArtifactError: when they are of others.
+    """
+    manifest = read_manifest(folder, kind="scores")
+    if manifest.config != scores_config(context, weights):
+        raise ArtifactError(
+            "are of other weights, photos or another contract than today's", where=folder, field="config", remedy=remedy
+        )
+    return manifest
+
+
 def kept_scores(
     context: Context,
     subject: str,
@@ -171,6 +194,8 @@ def kept_scores(
 ) -> Scores | None:
     """The scores that are there under this configuration, if there are any.
 
+    Their products are those that the dataset names now: a barcode may be corrected while photos and splits stay.
+
     MLflow is told of them where it does not know: their process may have been killed before it could.
 
     Args:
@@ -182,6 +207,9 @@ def kept_scores(
         return None
     context.log(f"{subject}: already scored on {split}")
     scores, own = load_scores(folder), manifest.mlflow_run_id
+    samples = load_samples(folder)
+    if (named := with_products(samples, load_records(context.layout.dataset, split))) != samples:
+        scores = save_scores(folder, subject, split, named, manifest)
     _record(context, folder, scores, own if own and context.tracker.has_run(own) else run_id, step, model_id)
     return scores
 

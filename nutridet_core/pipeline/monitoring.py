@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from nutridet_core.artifacts.store import Manifest, read_manifest
-from nutridet_core.errors import ArtifactError
+from nutridet_core.errors import ArtifactError, ContractError
 from nutridet_core.evaluation.audits import audit_not_regressed
 from nutridet_core.evaluation.compare import Comparison, compare, compare_unpaired
 from nutridet_core.evaluation.drift import audit_inputs, compare_inputs, measure
@@ -19,7 +19,7 @@ from nutridet_core.evaluation.scores import Sample, score
 from nutridet_core.pipeline.context import Context, progress, split_batches
 from nutridet_core.pipeline.history import STAMP, Reevaluation, past_reevaluations, write_history
 from nutridet_core.pipeline.inputs import training_inputs
-from nutridet_core.pipeline.release import model_registry
+from nutridet_core.pipeline.release import answers_today, model_registry
 from nutridet_core.release.registry import CHAMPION, Release
 
 RUN = "champion re-evaluation"
@@ -31,6 +31,7 @@ def reevaluate_champion(context: Context) -> Manifest:
 
     Raises:
         ArtifactError: when there is no champion, or its weights are not those that were registered.
+        ContractError: when it was made under another contract than today's.
     """
     from nutridet_core.models import Source, load_model, load_processor
 
@@ -40,6 +41,12 @@ def reevaluate_champion(context: Context) -> Manifest:
         raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
     version, release = holder
     registry.verify_champion(version, release)
+    if not answers_today(context, release):
+        raise ContractError(
+            "the champion was made under another contract than today's", where=f"{registry.model} version {version}",
+            field="contract",
+            remedy="`nutridet rollback --to VERSION` makes one of today's contract champion.",
+        )  # fmt: skip
     profile, source = context.profile, Source(str(release.merged))
     context.log(f"champion: version {version}, release {release.name}")
     model = load_model(source, profile.architecture, profile.scoring_precision, profile.contract)

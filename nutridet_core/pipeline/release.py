@@ -201,6 +201,11 @@ def _write_parity(
         return seal(draft, manifest)
 
 
+def answers_today(context: Context, release: Release) -> bool:
+    """Whether a release was made under today's contract."""
+    return read_manifest(release.merged, verify=False).contract == context.profile.contract.hash
+
+
 def _challenge(context: Context, registry: Registry, version: str, release: Release) -> str:
     """Promote when there is no champion yet, or when it is not worse than the champion on today's test photos."""
     holder = registry.holder(CHAMPION)
@@ -213,6 +218,11 @@ def _challenge(context: Context, registry: Registry, version: str, release: Rele
     if reason := registry.withdrawn(version):
         return f"stays challenger: {reason}; `nutridet rollback --to {version}` makes it champion again"
     registry.verify_champion(champion_version, champion)
+    if not answers_today(context, champion):
+        return (
+            "stays challenger: the champion was asked in another way, under another contract, and cannot be compared; "
+            f"`nutridet rollback --to {version}` makes this one champion"
+        )
     run_id = context.open_run(f"champion {champion.name}", champion.tags, stage="release")
     with context.tracker.step(run_id):
         score_weights(context, champion.name, "merged", champion.merged, run_id)

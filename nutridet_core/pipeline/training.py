@@ -18,7 +18,7 @@ from nutridet_core.evaluation.audits import Audit, audit_adapter_active, audit_c
 from nutridet_core.evaluation.evaluate import load_scores
 from nutridet_core.evaluation.scores import COUNTING, Scores
 from nutridet_core.pipeline.adapted import AdaptedBase
-from nutridet_core.pipeline.context import Context, score_model, scores_config
+from nutridet_core.pipeline.context import Context, current_scores, score_model
 
 if TYPE_CHECKING:
     from nutridet_core.features import FeatureStore
@@ -130,8 +130,9 @@ def choose_checkpoint(context: Context, name: str) -> Manifest:
     """The checkpoint with the highest mean IoU on selection; of equal ones, the earlier."""
     paths = _checkpoints(context, name)
     folders = [context.layout.scores(f"{name}/{path.name}", "selection") for path in paths]
-    weights = [_weights(path) for path in paths]
-    scored = [_scores_of(context, *pair) for pair in zip(folders, weights, strict=True)]
+    weights = [weights_of(path) for path in paths]
+    remedy = "Score the checkpoints again: `nutridet checkpoints`."
+    scored = [current_scores(context, *pair, remedy=remedy) for pair in zip(folders, weights, strict=True)]
     evidence = {"scores": [manifest.digest for manifest in scored], "weights": weights, "counting": COUNTING}
     kept = reusable(context.layout.choice(name), "choice", evidence)
     if kept:
@@ -159,7 +160,7 @@ def chosen_checkpoint(context: Context, name: str) -> Path:
     """
     folder = context.layout.choice(name)
     path = context.layout.adapter(name) / str(read_choice(context, name)["chosen"])
-    if _weights(path) not in read_manifest(folder, verify=False).config.get("weights", ()):
+    if weights_of(path) not in read_manifest(folder, verify=False).config.get("weights", ()):
         raise ArtifactError(
             f"{path.name} has other weights than when it was chosen",
             where=folder,
@@ -200,21 +201,9 @@ def _checkpoints(context: Context, name: str) -> list[Path]:
     return found
 
 
-def _weights(checkpoint: Path) -> str:
+def weights_of(checkpoint: Path) -> str:
+    """Digest of a checkpoint, by which its scores know it."""
     return read_manifest(checkpoint, kind="checkpoint", verify=False).digest
-
-
-def _scores_of(context: Context, folder: Path, weights: str) -> Manifest:
-    """The manifest of a checkpoint's scores. They are of the weights, photos and contract of today."""
-    manifest = read_manifest(folder, kind="scores")
-    if manifest.config != scores_config(context, weights):
-        raise ArtifactError(
-            "are of other weights, photos or another contract than today's",
-            where=folder,
-            field="config",
-            remedy="Score the checkpoints again: `nutridet checkpoints`.",
-        )
-    return manifest
 
 
 def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, split: Split) -> Scores:
@@ -228,12 +217,14 @@ def _score(context: Context, base: AdaptedBase, name: str, checkpoint: Path, spl
         subject,
         split,
         weights=sealed.digest,
-        load=lambda: base.wear(checkpoint, merged=split == "selection"),  # on test it is what a merge is held to
+        load=lambda: base.wear(checkpoint),
         run_id=run_id,
         step=int(sealed.facts["step"]),
         model_id=_logged_model(context, name, checkpoint, sealed, run_id),
         check=lambda model, processor: _audit(context, sealed, model, processor),
-        batches=lambda model: base.batches(model, split),
+        prepare=lambda model: base.prepare(
+            model, split, merged=split == "selection"
+        ),  # test is what a merge is held to
     )
 
 

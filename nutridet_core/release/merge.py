@@ -82,11 +82,12 @@ class TemporaryMerge:
 
     Beside its base an adapter takes as long as the base itself, so merged checkpoints are scored in half the time. The
     weights are those that `merge` would write of the checkpoint. Those of the base are kept, since taking an adapter
-    off by subtraction leaves rounding behind, which the next checkpoint would inherit.
+    off by subtraction, as PEFT's `disable_adapter` does, leaves rounding behind for the next checkpoint.
     """
 
     def __init__(self) -> None:
         self._kept: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self._is_in = False
 
     def put_in(self, model: Any) -> bool:
         """Merge where there is memory for a second copy of the weights concerned; whether it was done."""
@@ -95,16 +96,18 @@ class TemporaryMerge:
         if sum(weight.nbytes for weight in new) > _SPARE_SHARE * _free_bytes(model.device):
             return False
         self._kept |= {weight: weight.detach().clone() for weight in new}
+        self._is_in = True
         for layer in layers:
             layer.merge()
         return True
 
     def take_out(self, model: Any) -> None:
         """The base's weights are what they were, bit by bit; the adapter is beside them again."""
-        for layer in _lora_layers(model):
-            if layer.merged:
+        if self._is_in:
+            for layer in _lora_layers(model):
                 _weight(layer).data.copy_(self._kept[_weight(layer)])
                 layer.merged_adapters.clear()
+        self._is_in = False
 
 
 def _lora_layers(model: Any) -> Iterator[Any]:

@@ -52,8 +52,8 @@ def open_source(spec: str) -> Iterator[Candidate]:
 def source_signature(spec: str) -> str | None:
     """What changes when the photos behind a string may have: cheap to compute, no photo is read.
 
-    A folder: names, sizes and times of its files. Drawn photos: the code that draws them. A pinned
-    commit cannot change, so it has none.
+    A folder: names, sizes and times of its files, but those in hidden folders, where a home may lie. Drawn photos: the
+    code that draws them. A pinned commit cannot change, so it has none.
 
     Raises:
         SettingsError: when the string names no source.
@@ -75,7 +75,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """In the order of sorted paths, with the names of one folder at a time in memory; no linked folder is entered."""
     for name in sorted(path.name for path in folder.iterdir()):
         path = folder / name
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink() and not name.startswith("."):
             yield from _files_below(path)
         elif path.is_file():
             yield path
