@@ -26,6 +26,9 @@ from nutridet_core.errors import NutridetError, SettingsError
 from nutridet_core.settings import LOOPBACK, Settings
 from nutridet_core.tracking import NO_CODE
 
+_DIRECTLY = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # a proxy would look for it on its own loopback
 _GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a run in progress gets time to end its worker, which has 20 s."""
 _WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -89,6 +92,7 @@ def main() -> int:
 def keep_up(stack: ExitStack, settings: Settings) -> None:
     """Start what the settings call for; returns only by raising."""
     chosen = services(settings)
+    require_usable(settings)
     for service in chosen:
         require_free(service)
     stack.enter_context(no_orphans())
@@ -103,6 +107,15 @@ def keep_up(stack: ExitStack, settings: Settings) -> None:
         for each in running:
             each.require_alive()
         time.sleep(0.5)
+
+
+def require_usable(settings: Settings) -> None:
+    """Refuse what the code location would stumble over: Dagster's page then is empty, and says why in its log.
+
+    Raises:
+        SettingsError: naming the setting.
+    """
+    _ = settings.active_profile, settings.all_experiments
 
 
 def services(settings: Settings) -> list[Service]:
@@ -193,7 +206,7 @@ def wait_until_all_answer(running: Sequence[Running]) -> None:
 def answers(service: Service) -> bool:
     """Whether it serves."""
     try:
-        with urllib.request.urlopen(service.address + service.answers_at, timeout=5) as answer:
+        with _DIRECTLY.open(service.address + service.answers_at, timeout=5) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -24,6 +24,8 @@ from nutridet_core.errors import MachineError
 T = TypeVar("T")
 R = TypeVar("R")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL: time for a job to tell MLflow of its end."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec is no time for it
 
 
@@ -103,6 +105,8 @@ def side_by_side(jobs: Sequence[Callable[[], R]]) -> list[R]:
         for process in started.values():
             process.terminate()
         for process in started.values():
+            process.join(_GRACE_SECONDS)
+            process.kill()  # also one that was forked just now, and did not yet listen
             process.join()
 
 

@@ -100,6 +100,16 @@ class Settings(BaseSettings):
             )  # fmt: skip
         return uri
 
+    @field_validator("reevaluation_cron")
+    @classmethod
+    def _five_fields(cls, cron: str) -> str:
+        if not re.fullmatch(r"@[a-z]+|[\d*/,\-]+ [\d*/,\-]+ [\d*/,\-L]+ [\dA-Za-z*/,\-]+ [\dA-Za-z*/,\-#]+", cron):
+            raise SettingsError(
+                "is no time in cron's form", field="NUTRIDET_REEVALUATION_CRON",
+                remedy="Give minute, hour, day, month and day of the week, e.g. '0 6 * * 1' for Mondays at 6.",
+            )  # fmt: skip
+        return cron
+
     @field_validator("alert_webhook")
     @classmethod
     def _web_address(cls, webhook: SecretStr | None) -> SecretStr | None:

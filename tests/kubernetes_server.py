@@ -44,6 +44,8 @@ class Node:
     """Why a container never starts."""
     unavailable: int = 0
     """So many requests are answered with 503."""
+    lost: bool = False
+    """What is deleted stays: nobody is there who could end it."""
     breaks: int = 0
     """So many times a followed log breaks off, after five lines."""
 
@@ -144,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _remove(self, pod: RunningPod, grace_seconds: float) -> None:
         pod.end(grace_seconds)
-        self.server.node.pods.pop(pod.manifest["metadata"]["name"], None)
+        if not self.server.node.lost:
+            self.server.node.pods.pop(pod.manifest["metadata"]["name"], None)
 
     def _status(self, pod: RunningPod) -> Json:
         node = self.server.node

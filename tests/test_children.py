@@ -142,6 +142,18 @@ def test_a_job_that_fails_ends_the_others(deaf: str) -> None:
     assert told == "no. Look. {'rows': 3} nobody is left"
 
 
+def test_a_job_that_does_not_listen_is_killed() -> None:
+    told = in_one_thread(
+        "import nutridet_core.children as children\n"
+        "children._GRACE_SECONDS = 0.5\n"
+        "def deaf():\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(3600)\n"
+        "def fail():\n    time.sleep(0.5)\n    raise ValueError\n"
+        "try:\n    side_by_side([deaf, fail])\n"
+        "except ValueError:\n    print('ended')"
+    )
+    assert told == "ended"
+
+
 def test_a_job_that_is_killed_is_an_error_with_a_remedy() -> None:
     told = in_one_thread(
         "from nutridet_core.errors import MachineError\n"

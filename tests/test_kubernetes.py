@@ -4,6 +4,7 @@ The cluster is `kubernetes_server`.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import dagster as dg
 import kubernetes_validate
 import pytest
+from kubernetes import client, config
 
 from nutridet_assets.assets.dataset import nutrition_dataset
-from nutridet_assets.launchers import active_launcher, module_of
+from nutridet_assets.launchers import active_launcher, kubernetes, module_of
 from nutridet_assets.launchers.client import worker_variables
 from nutridet_assets.launchers.pod import read_template, worker_pod
 from nutridet_assets.resources import Worker
@@ -110,6 +112,23 @@ def test_a_deleted_pod_fails_and_says_so(node: Node) -> None:
     _, error = process.communicate()
     assert process.returncode == 1
     assert f"pod {name} was deleted" in error
+
+
+def test_a_pod_on_a_lost_node_is_not_waited_for(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kubernetes keeps it until the node comes back or someone forces it; the step must end with its reason."""
+    monkeypatch.setattr(kubernetes, "_GRACE", 0)
+    monkeypatch.setattr(kubernetes, "_PATIENCE_SECONDS", 0.1)
+    node.lost = True
+    config.load_kube_config(os.environ["KUBECONFIG"])  # a new process would find it by itself
+    pod = kubernetes.Pod(client.CoreV1Api(), "food", "worker")
+    manifest = worker_pod(read_template(TEMPLATE), ["-c", "pass"], worker_variables(), 0, None)
+    manifest["metadata"]["name"] = pod.name
+    with pytest.raises(ZeroDivisionError), pod.created(manifest):
+        raise ZeroDivisionError
+    assert "pod worker may still be there: it does not end" in capsys.readouterr().err
+    assert list(node.pods) == ["worker"]
 
 
 def test_a_refused_pod_fails_with_the_words_of_the_server(

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from nutridet_assets.up import services
+from nutridet_assets.up import Service, answers, services
 from nutridet_core.serving.vllm import free_port
 from nutridet_core.settings import Settings
 from tests.services import gone, up
@@ -45,6 +47,31 @@ def test_a_taken_port_is_named_with_its_setting(tmp_path: Path) -> None:
     assert f"[NUTRIDET_DAGSTER_PORT]: port {port}, meant for Dagster" in done.stderr
     assert "set another port" in done.stderr
     assert not (tmp_path / "home").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NUTRIDET_REEVALUATION_CRON", "every monday"),
+        ("NUTRIDET_EXPERIMENTS", "/nosuch.toml"),
+        ("NUTRIDET_PROFILE", "nosuch"),
+    ],
+)
+def test_a_setting_that_leaves_dagster_empty_is_told_at_once(tmp_path: Path, name: str, value: str) -> None:
+    done = _run(tmp_path, **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert value in done.stderr or name in done.stderr
+    assert not (tmp_path / "home").exists(), "nothing was begun"
+
+
+def test_no_proxy_stands_between_it_and_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert answers(Service("page", ["true"], server.server_port, "/", "NUTRIDET_PORT"))
+        server.shutdown()
 
 
 def test_a_service_that_ends_says_why_and_takes_the_other_with_it(tmp_path: Path) -> None:

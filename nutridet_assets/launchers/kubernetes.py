@@ -142,15 +142,18 @@ class Pod:
             time.sleep(_POLL_SECONDS)
 
     def delete(self) -> None:
-        """Delete it, and wait until it is gone."""
+        """Delete it, and wait until it is gone. One on a node that is lost stays: it is said, and not waited for."""
+        problem, deadline = "it does not end", time.monotonic() + _GRACE + _PATIENCE_SECONDS
         try:
             insist(lambda: self.api.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=_GRACE))
-            while True:
+            while time.monotonic() < deadline:
                 insist(lambda: self.api.read_namespaced_pod(self.name, self.namespace))
                 time.sleep(_POLL_SECONDS)
         except ApiException as error:
-            if error.status != 404:
-                print(f"pod {self.name} may still be there: {error.status} {error.reason}", file=sys.stderr, flush=True)
+            if error.status == 404:
+                return
+            problem = f"{error.status} {error.reason}"
+        print(f"pod {self.name} may still be there: {problem}", file=sys.stderr, flush=True)
 
     def _create(self, manifest: Manifest) -> None:
         try:
