@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -220,8 +220,11 @@ def predict(
         raise SettingsError("no photo is named", field="PHOTOS", remedy="Name some, or a collection with --input.")
     from nutridet_core.pipeline.prediction import predict_files
 
-    for result in predict_files(_context(), photos, model=Path(model) if model else None, out=out):
-        typer.echo(result)
+    if (engine, url, replicas, local) != ("transformers", None, None, False):
+        raise SettingsError(
+            "is for a collection", field="engine, url, replicas, local", remedy="Name one with --input."
+        )
+    _tell(predict_files(_context(), photos, model=Path(model) if model else None, out=out))
 
 
 @command
@@ -283,12 +286,7 @@ def client(
     """Ask a running gateway about photos; those it cannot answer are told, and the exit code is 1."""
     from nutridet_core.serving.ask import ask_gateway
 
-    failed = 0
-    for line, answered in ask_gateway(photos, url=url, at_once=at_once, as_json=as_json, out=out):
-        typer.echo(line, err=not answered and not as_json)
-        failed += not answered
-    if failed:
-        raise typer.Exit(1)
+    _tell(ask_gateway(photos, url=url, at_once=at_once, as_json=as_json, out=out), all_out=as_json)
 
 
 @command
@@ -296,6 +294,16 @@ def up() -> None:
     """Start Dagster and MLflow on this machine and print their addresses; Ctrl-C stops both."""
     # A program of its own, since this package knows no orchestrator; it takes over this process and its signals.
     os.execv(sys.executable, [sys.executable, "-m", "nutridet_assets.up"])
+
+
+def _tell(answers: Iterable[tuple[str, bool]], *, all_out: bool = False) -> None:
+    """A line per photo, of those without an answer on stderr unless `all_out`; for them the exit code is 1."""
+    failed = 0
+    for line, answered in answers:
+        typer.echo(line, err=not answered and not all_out)
+        failed += not answered
+    if failed:
+        raise typer.Exit(1)
 
 
 def _context() -> Context:

@@ -21,6 +21,7 @@ from nutridet_core.errors import MachineError, NutridetError
 _AGAIN = "then run it again: what was finished is kept"
 _DISK = f"Free space on the disk of NUTRIDET_HOME, or raise the quota; {_AGAIN}."
 _RIGHTS = f"Let this user write there, or set NUTRIDET_HOME to a folder where it may; {_AGAIN}."
+_IN_THE_WAY = f"A file lies where a folder is to be: move it, or name another folder; {_AGAIN}."
 _MEMORY = f"End other processes, or take a smaller profile or batch (`nutridet plan` says what each needs); {_AGAIN}."
 _SERVER = f"Start it (`make up` starts both), or correct the setting; {_AGAIN}."
 _LOCKED = f"Wait for the process that holds it, or end that; {_AGAIN}. Many processes need PostgreSQL."
@@ -28,6 +29,7 @@ _OVERTAKEN = f"Look at what is there now; {_AGAIN}."
 _BY_NUMBER = {
     errno.ENOSPC: _DISK, errno.EDQUOT: _DISK, errno.EFBIG: _DISK,
     errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS,
+    errno.ENOTDIR: _IN_THE_WAY, errno.EEXIST: _IN_THE_WAY,
     errno.ENOMEM: _MEMORY, errno.EAGAIN: _MEMORY,
     errno.EMFILE: f"Raise the limit of open files (`ulimit -n`); {_AGAIN}.",
     errno.EIO: f"Look after the disk (`dmesg`); {_AGAIN}.",

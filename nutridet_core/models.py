@@ -115,9 +115,14 @@ def load_model(
     A folder with a manifest is held to it: every file hashed, and its contract compared.
 
     Raises:
-        ArtifactError: when a weight of the network is not in the files; transformers would make it up.
+        ArtifactError: when a weight of the network is not in the files, or none is; transformers would make it up.
     """
     folder = source.fetch()
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            "holds no model", where=folder,
+            remedy="Name the folder `merged` or `fp8` of a release, below artifacts/PROFILE/releases in NUTRIDET_HOME.",
+        )  # fmt: skip
     if (folder / MANIFEST).is_file():
         contract.require(read_manifest(folder), folder)
     model_class = getattr(transformers, family.model_class)

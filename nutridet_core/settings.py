@@ -6,8 +6,11 @@ Belongs here: where things lie and which profile runs. Does not belong here: hyp
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +23,7 @@ from nutridet_core.experiments import Experiment, load_experiments
 from nutridet_core.profiles import Profile, get_profile
 
 LOOPBACK = "127.0.0.1"
+_NEAR = 0.92  # one letter in a name of ten; NUTRIDET_LAUNCHER_PID, which is none of these, has 0.89
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -76,6 +80,7 @@ class Settings(BaseSettings):
     """Address that gets a JSON message when `champion` has become worse."""
 
     def __init__(self, **values: Any) -> None:
+        _refuse_misspelt(type(self).model_fields)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -155,6 +160,18 @@ class Settings(BaseSettings):
         if not self.mlflow_uri.startswith("http"):
             return f"http://{LOOPBACK}:{self.mlflow_port}"
         return self.mlflow_uri.rstrip("/")
+
+
+def _refuse_misspelt(fields: Collection[str]) -> None:
+    """A variable that is nearly a setting's would leave that setting at its default, in silence."""
+    settings = [f"NUTRIDET_{field.upper()}" for field in fields]
+    for name in os.environ:
+        if (
+            name.startswith("NUTRIDET_")
+            and name not in settings
+            and (near := get_close_matches(name, settings, 1, _NEAR))
+        ):
+            raise SettingsError("is no setting", field=name, remedy=f"Write {near[0]}, or unset it.")
 
 
 def _unusable(error: ValidationError) -> SettingsError:

@@ -172,12 +172,55 @@ def test_predict_with_the_base_model_named(run: Path, photo: Path, tmp_path: Pat
     assert len(result.stdout.splitlines()) == 2
 
 
-def test_a_file_that_is_no_photo_is_one_line(run: Path, photo: Path, tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
+def test_a_file_that_is_no_photo_is_one_line_and_costs_the_others_nothing(
+    run: Path, photo: Path, tmp_path: Path
+) -> None:
+    text, missing = tmp_path / "notes.txt", tmp_path / "missing.jpg"
     text.write_text("not a photo", encoding="utf-8")
-    assert_one_line(nutridet("predict", photo, text, "--out", tmp_path / "out"), str(text))
-    assert_one_line(nutridet("predict", tmp_path / "missing.jpg", "--out", tmp_path / "out"), "missing.jpg")
-    assert not (tmp_path / "out").exists()
+    result = nutridet("predict", text, photo, missing, tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{photo}: ")
+    told = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert told[0].startswith(f"error: {text}") and "Save it as JPEG" in told[0]
+    assert told[1].startswith(f"error: {missing}") and "is not there" in told[1]
+    assert told[2].startswith(f"error: {tmp_path}") and "--input FOLDER" in told[2]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pack.boxes.png"]
+
+
+def test_options_of_a_collection_need_one(run: Path, photo: Path) -> None:
+    assert_one_line(nutridet("predict", photo, "--engine", "vllm"), "is for a collection", "--input")
+
+
+def test_a_folder_without_a_model_is_one_line(run: Path, photo: Path, tmp_path: Path) -> None:
+    assert_one_line(nutridet("predict", photo, "--model", tmp_path), f"{tmp_path}: holds no model", "`merged`")
+
+
+def test_a_misspelt_setting_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUTRIDET_TEST_SOURCES", "coco:/photos")
+    assert_one_line(nutridet("plan"), "[NUTRIDET_TEST_SOURCES]: is no setting. Write NUTRIDET_TEST_SOURCE")
+
+
+@pytest.mark.parametrize("setting", ["NUTRIDET_SOURCE", "NUTRIDET_TEST_SOURCE"])
+@pytest.mark.parametrize("source", ["ftp:photos", "coco:/no/such"])
+def test_a_plan_of_photos_that_are_not_there_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, setting: str, source: str
+) -> None:
+    monkeypatch.setenv(setting, source)
+    assert_one_line(nutridet("plan"), source.partition(":")[2])
+
+
+def test_a_home_that_is_a_file_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUTRIDET_HOME", str(tmp_path / "file"))
+    assert_one_line(nutridet("data"), "A file lies where a folder is to be")
+
+
+@pytest.mark.parametrize(
+    ("command", "maker"),
+    [("compare", "nutridet data"), ("register", "nutridet merge"), ("rollback", "nutridet register")],
+)
+def test_a_verb_without_its_input_names_the_one_that_makes_it(run: Path, command: str, maker: str) -> None:
+    assert_one_line(nutridet(command), f"`{maker}`")
 
 
 def test_a_model_folder_that_is_not_there_is_one_line(run: Path, photo: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_until_the_first_release_the_shipped_adapter_answers(tmp_path, drawings)
     drawings[number].image.save(tmp_path / "photo.png")
     said: list[str] = []
     context = Context(Settings(home=tmp_path / "home", profile="tiny"), log=said.append)
-    (line,) = predict_files(context, [tmp_path / "photo.png"], model=None, out=tmp_path / "out")
+    ((line, _),) = predict_files(context, [tmp_path / "photo.png"], model=None, out=tmp_path / "out")
     assert "nutrition table(" in line and (tmp_path / "out" / "photo.boxes.png").is_file()
     assert said == ["no release yet: answering with the base and the adapter that ships with it"]
 

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
 from nutridet_core.artifacts.layout import checkpoints
-from nutridet_core.artifacts.store import MANIFEST, Manifest, is_complete, read_manifest
+from nutridet_core.artifacts.store import MANIFEST, Manifest, digest, is_complete, read_manifest
 from nutridet_core.experiments import Experiment
 from nutridet_core.training.ranks import Ranks
 from nutridet_core.training.train import finished, prepare_folder, train
 from nutridet_core.training.trainer import TrainingRun
 from nutridet_core.training.watch import Watch
 from tests.conftest import EXP1A, PROFILE
-from tests.release_samples import flip_bit
+from tests.release_samples import change, flip_bit
 
 EXPERIMENT = replace(EXP1A, name="resumed", epochs=4)
 _SCRIPT = """
@@ -58,6 +58,9 @@ def test_a_finished_run_is_kept_and_another_configuration_is_not(dataset: Path, 
     lines: list[str] = []
     assert train(run, log=lines.append) == first
     assert "already trained" in lines[0]
+    reworded = replace(run, experiment=replace(run.experiment, summary="the same in other words"))
+    evaluated = replace(run, profile=replace(run.profile, score_batch_size=1, max_new_tokens=99))
+    assert train(reworded) == train(evaluated) == first
     other = replace(run, experiment=replace(run.experiment, learning_rate=2e-4))
     assert finished(run.folder, other.config) is None
     assert prepare_folder(run.folder, other.config) is None
@@ -164,3 +167,18 @@ def _assert_same_adapter(first: Path, second: Path) -> None:
         torch.testing.assert_close(
             ours[key], theirs[key], rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+def test_a_training_that_also_says_what_decides_nothing_is_kept(
+    trained: Callable[[Experiment], Path], dataset: Path, tmp_path: Path
+) -> None:
+    """As manifests did before."""
+    run = TrainingRun(EXP1A, PROFILE, dataset, tmp_path / EXP1A.name)
+    shutil.copytree(trained(EXP1A), run.folder)
+    told = {**run.config, "experiment": {**run.config["experiment"], "summary": "as it was then"}}
+    for folder in checkpoints(run.folder):
+        change(folder, config={"digest": digest(told)})
+    change(run.folder, config=told)
+    assert finished(run.folder, run.config)
+    change(run.folder, config={**told, "data_fingerprint": "other"})
+    assert finished(run.folder, run.config) is None

@@ -15,6 +15,14 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 """What PEFT calls the two files of an adapter."""
 
 
+MADE_BY = {
+    "dataset": "nutridet data", "adapter": "nutridet train", "checkpoint": "nutridet train",
+    "choice": "nutridet checkpoints", "scores": "nutridet evaluate", "leaderboard": "nutridet compare",
+    "release": "nutridet merge", "model": "nutridet merge", "release_report": "nutridet quantize",
+}  # fmt: skip
+"""The command that makes each kind of artefact, by the kind in its manifest."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Folders of one profile. Releases are never overwritten: a champion must outlive the next run."""

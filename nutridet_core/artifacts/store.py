@@ -31,6 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nutridet_core.artifacts.layout import MADE_BY
 from nutridet_core.artifacts.locks import claimed, lock_of
 from nutridet_core.errors import ArtifactError
 
@@ -168,7 +169,8 @@ def read_manifest(folder: Path, *, kind: str | None = None, verify: bool = True)
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError("no manifest, so there is no artefact here", where=folder, remedy=_REMEDY)
+        remedy = f"Make it: `{MADE_BY[kind]}`, or materialise its asset." if kind in MADE_BY else _REMEDY
+        raise ArtifactError("no manifest, so there is no artefact here", where=folder, remedy=remedy)
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:

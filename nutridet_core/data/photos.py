@@ -178,6 +178,15 @@ def _read(data: bytes | Path, where: str, limits: PhotoLimits) -> bytes:
                 where=where, field="bytes", remedy="Save it smaller.",
             )  # fmt: skip
         return data.read_bytes() if isinstance(data, Path) else data
+    except FileNotFoundError as error:
+        raise PhotoError(
+            Reason.UNREADABLE, "is not there", where=where, field="file", remedy="Name a photo that is there."
+        ) from error
+    except IsADirectoryError as error:
+        raise PhotoError(
+            Reason.UNREADABLE, "is a folder", where=where, field="file",
+            remedy="Name photos; `nutridet predict --input FOLDER` takes all of a folder.",
+        ) from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise _unreadable(error, where) from error
 

@@ -38,7 +38,11 @@ def reevaluate_champion(context: Context) -> Manifest:
     registry = model_registry(context)
     holder = registry.holder(CHAMPION)
     if holder is None:
-        raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
+        raise ArtifactError(
+            "no champion",
+            where=registry.model,
+            remedy="Register a release: `nutridet register`, or materialise registered_model.",
+        )
     version, release = holder
     registry.verify_champion(version, release)
     if not answers_today(context, release):

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from nutridet_core.artifacts.store import is_complete, read_manifest
 from nutridet_core.data.photos import load_photo
+from nutridet_core.errors import DataError
 from nutridet_core.models import Source, attach_adapter, base_source, load_model, load_processor
 from nutridet_core.overlay import predicted_files, save_predicted
 from nutridet_core.pipeline.context import Context
@@ -17,26 +20,33 @@ from nutridet_core.profiles import TINY_TUNED, Profile
 from nutridet_core.release.merge import merge_into
 
 
-def predict_files(context: Context, photos: Sequence[Path], *, model: Path | None, out: Path) -> Iterator[str]:
-    """A line per photo; the photo with its boxes drawn goes to `out`.
-
-    Raises:
-        DataError: naming the photo that cannot be read.
+def predict_files(
+    context: Context, photos: Sequence[Path], *, model: Path | None, out: Path
+) -> Iterator[tuple[str, bool]]:
+    """(line, whether the photo was answered) for each photo, those that cannot be read first; the others are drawn into
+    `out` with their boxes.
     """
-    profile = context.profile
-    images = [load_photo(path) for path in photos]
+    images: dict[Path, Image.Image] = {}
+    for path in photos:
+        try:
+            images[path] = load_photo(path)
+        except DataError as error:
+            yield f"error: {error}", False
+    if not images:
+        return
     network, processor = load_answering(context, model)
     predictions = predict(
         network,
         processor,
-        profile.contract,
-        [lambda image=image: image for image in images],  # type: ignore[misc]
-        batch_size=profile.score_batch_size,
-        max_new_tokens=profile.max_new_tokens,
+        context.profile.contract,
+        [lambda image=image: image for image in images.values()],  # type: ignore[misc]
+        batch_size=context.profile.score_batch_size,
+        max_new_tokens=context.profile.max_new_tokens,
     )
-    for path, target, image, prediction in zip(photos, predicted_files(photos, out), images, predictions, strict=True):
+    targets = predicted_files(list(images), out)
+    for (path, image), target, prediction in zip(images.items(), targets, predictions, strict=True):
         save_predicted(image, prediction.answer.boxes, prediction.score, target)
-        yield f"{path}: {describe(prediction, image.size)} -> {target}"
+        yield f"{path}: {describe(prediction, image.size)} -> {target}", True
 
 
 def describe(prediction: Prediction, size: tuple[int, int]) -> str:

@@ -72,5 +72,9 @@ def plan_rollback(context: Context, to: str | None = None) -> Rollback:
 def _champion(registry: Registry) -> str:
     holder = registry.holder(CHAMPION)
     if holder is None:
-        raise ArtifactError("no champion", where=registry.model, remedy="Materialise registered_model first.")
+        raise ArtifactError(
+            "no champion",
+            where=registry.model,
+            remedy="Register a release: `nutridet register`, or materialise registered_model.",
+        )
     return holder[0]

@@ -19,6 +19,7 @@ import psutil
 
 from nutridet_core.artifacts.disk import free_bytes, gigabytes
 from nutridet_core.artifacts.hub import Remote, RemoteFile, cache_folder, fetch, list_files
+from nutridet_core.data.sources import source_signature
 from nutridet_core.data.sources.hub import remote as photos_at
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
@@ -109,10 +110,13 @@ def make_plan(settings: Settings, experiments: Sequence[Experiment]) -> Plan:
     """Look at the hub, this machine and the network; of the base model, `config.json` alone is downloaded.
 
     Raises:
+        DataError: when the folder of a photo source is not there.
         ArtifactError: when the hub does not answer or does not know the commit.
-        SettingsError: when the base model has no commit.
+        SettingsError: when the base model has no commit, or a photo source is none.
     """
     profile = settings.active_profile
+    if settings.test_source:
+        source_signature(settings.test_source)
     source = base_source(profile)
     network = count_network(_config_folder(source), profile, experiments)
     photos, notes = _photos(settings.source or profile.source)
@@ -237,6 +241,8 @@ def _config_folder(source: Source) -> Path:
 
 def _photos(source: str) -> tuple[list[RemoteFile], list[str]]:
     """Files of the photos on the hub, and what is left to be said about them."""
+    if source != "hub":  # which names its commit later, see below
+        source_signature(source)
     kind, _, revision = source.partition("@")
     if kind != "hub":
         return [], [f"photos: {source}"]

@@ -23,14 +23,14 @@ from trl import SFTTrainer
 
 from nutridet_core.artifacts.disk import require_space
 from nutridet_core.artifacts.layout import checkpoints
-from nutridet_core.artifacts.store import MANIFEST, Manifest, digest, read_manifest, reusable, seal
+from nutridet_core.artifacts.store import MANIFEST, Manifest, digest, read_manifest, seal
 from nutridet_core.errors import ArtifactError, SettingsError
 from nutridet_core.evaluation.audits import Audit, audit_labels, audit_modules
 from nutridet_core.features import FeatureStore, cache_features
 from nutridet_core.models import base_source, count_parameters, load_processor
 from nutridet_core.prompts import prompt_text
 from nutridet_core.training.ranks import Ranks
-from nutridet_core.training.trainer import PLACEHOLDERS, TrainingRun, build_trainer
+from nutridet_core.training.trainer import PLACEHOLDERS, TrainingRun, build_trainer, deciding
 from nutridet_core.training.watch import Watch
 
 _AUDITED_ROWS = 16
@@ -123,9 +123,13 @@ def checkpoint_bytes(model: Any) -> int:
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Manifest | None:
-    """The manifest of a complete training under exactly this configuration."""
-    manifest = reusable(folder, "adapter", config)
-    return manifest if manifest and not _first_flaw(checkpoints(folder), config) else None
+    """The manifest of a complete training under this configuration; older ones also say what decides nothing."""
+    try:
+        manifest = read_manifest(folder, kind="adapter")
+    except ArtifactError:
+        return None
+    same = digest(deciding(manifest.config)) == digest(config)
+    return manifest if same and not _first_flaw(checkpoints(folder), manifest.config) else None
 
 
 def prepare_folder(folder: Path, config: dict[str, Any], log: Callable[[str], None] = print) -> Path | None:

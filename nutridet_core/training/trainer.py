@@ -45,6 +45,12 @@ _WORKERS = 4
 """Processes that prepare photos while a GPU computes: a photo takes 20 ms of a core, and 60 ms of the GPU."""
 
 
+_DECIDE_NOTHING = {
+    "experiment": ("summary",),
+    "profile": ("source", "scoring_precision", "score_batch_size", "max_new_tokens"),  # the photos have a fingerprint
+}
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """What is trained, on what, and where it goes."""
@@ -58,14 +64,14 @@ class TrainingRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that decides the result; its hash decides whether a folder may be continued.
+        """Everything that decides the result and nothing else; its hash decides whether a folder may be continued.
 
         Not how many processes there are: a training may be continued by more or fewer of them.
         """
         experiment = asdict(self.experiment) | {"towers": sorted(self.experiment.towers)}
         data = read_manifest(self.dataset, kind="dataset", verify=False).data_fingerprint
         profile = asdict(self.profile) | {"base_model": self.profile.base_identity}
-        return {"experiment": experiment, "profile": profile, "data_fingerprint": data}
+        return deciding({"experiment": experiment, "profile": profile, "data_fingerprint": data})
 
     @property
     def epochs(self) -> int:
@@ -94,6 +100,16 @@ class TrainingRun:
                 remedy="Unset NUTRIDET_SHARDED: in 4 bits they are small. Or take a profile in bf16.",
             )
         return replace(self.profile, train_batch_size=photos // ranks.world)
+
+
+def deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """A training's configuration without what decides nothing of it: a reworded summary trains nothing again."""
+    return {
+        part: {name: value for name, value in values.items() if name not in _DECIDE_NOTHING.get(part, ())}
+        if isinstance(values, dict)
+        else values
+        for part, values in config.items()
+    }
 
 
 def training_rows(run: TrainingRun, processor: Any) -> Dataset:

@@ -59,7 +59,7 @@ def _read_categories(content: object, index: Path) -> dict[int, str]:
         names[get_field(row, "id", int, where)] = get_field(row, "name", str, where)
     if not any(_is_wanted(name) for name in names.values()):
         raise DataError(
-            f"no category named nutrition-table, only {sorted(names.values())}", where=index, field="categories",
+            f"no category with {_WANTED!r} in its name, only {sorted(names.values())}", where=index, field="categories",
             remedy="Rename the category whose boxes should be found.",
         )  # fmt: skip
     return names

@@ -75,8 +75,8 @@ def path_inside(folder: Path, file_name: str, where: str) -> Path:
         raise DataError(f"is no path ({error})", where=where, field="file_name", remedy="Name a file.") from error
     if not path.is_relative_to(root):
         raise DataError(
-            f"{file_name!r} leaves the folder {root}", where=where, field="file_name",
-            remedy="Keep photos inside the folder of their index.",
+            f"{file_name!r} leaves the folder {root}: it is {path}", where=where, field="file_name",
+            remedy="Keep photos inside the folder of their index; symbolic links out of it are not followed.",
         )  # fmt: skip
     return path
 
