@@ -226,7 +226,10 @@ BROKEN_COCO: dict[str, tuple[Breakage, str]] = {
     "no annotations": (lambda c: drop(c, "annotations"), "[annotations]: field is missing"),
     "no categories": (lambda c: drop(c, "categories"), "[categories]: field is missing"),
     "no wanted category": (lambda c: drop(c["categories"][0], "name"), "categories[0] [name]: field is missing"),
-    "other categories": (lambda c: c["categories"][0].update(name="logo"), "[categories]: no category named nutrition"),
+    "other categories": (
+        lambda c: c["categories"][0].update(name="logo"),
+        "[categories]: no category with 'nutrition' in its name",
+    ),
     "no file name": (lambda c: drop(c["images"][1], "file_name"), "images[1] [file_name]: field is missing"),
     "file name a number": (lambda c: c["images"][1].update(file_name=7), "images[1] [file_name]: is 7"),
     "image no object": (lambda c: c["images"].append("a.png"), "images[2]: is no JSON object"),
