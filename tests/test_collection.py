@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,28 @@ import pytest
 from typer.testing import CliRunner
 
 from nutridet_core import cli
+from nutridet_core.artifacts.layout import collection_name
 from nutridet_core.artifacts.locks import claimed
 from nutridet_core.boxes import Box
 from nutridet_core.collection import replica
-from nutridet_core.collection.detection import Request, answer_collection, detect, list_photos
-from nutridet_core.collection.files import Folder, open_files
+from nutridet_core.collection.detection import (
+    Request,
+    answer_collection,
+    detect,
+    detect_parts,
+    list_collection,
+    list_photos,
+)
+from nutridet_core.collection.files import Folder, MissingError, open_files
 from nutridet_core.collection.listing import LISTING
 from nutridet_core.collection.ray_pool import share
+from nutridet_core.collection.references import list_references, open_references
 from nutridet_core.collection.shards import ROWS
 from nutridet_core.data.dataset import open_photos
 from nutridet_core.errors import ArtifactError, DataError, MachineError, SettingsError
+from nutridet_core.pipeline.context import Context
 from nutridet_core.serving.vllm import free_port
+from nutridet_core.settings import Settings
 from tests.collections_of_photos import context, jpeg, places, request, rows, write_photos, write_table
 from tests.gateway_server import running_app
 from tests.openai_server import TEXT, Server, completion
@@ -105,6 +117,104 @@ def test_rows_of_parquet_files_are_photos(tmp_path: Path, kind: str) -> None:
     assert [row["problem"] for row in found] == [None] * 22 + ["missing" if kind == "path" else None]
 
 
+@pytest.mark.parametrize("change", ["removed", "rewritten", "shorter", "no_parquet", "other_column"])
+def test_a_parquet_file_that_changed_after_it_was_listed_is_missing_photos(tmp_path: Path, change: str) -> None:
+    """As a removed photo is: one row each, the others have answers, and none is answered from the new content."""
+    photos = write_photos(tmp_path / "photos", range(3))
+    table, out = write_table(photos / "00001.parquet", [jpeg(number) for number in range(25)]), tmp_path / "out"
+    list_photos(context(tmp_path), request(photos, out))
+    if change == "removed":
+        table.unlink()
+    elif change == "no_parquet":
+        table.write_bytes(b"not any more")
+    else:
+        numbers = range(8) if change == "shorter" else range(100, 125)
+        write_table(table, [jpeg(number) for number in numbers], "photo" if change == "other_column" else "image")
+    found = detect(context(tmp_path), request(photos, out))
+    assert [(Path(row["uri"]).name, row["row"], row["problem"]) for row in rows(out)] == [
+        ("00000.jpg", None, None),
+        ("00001.jpg", None, None),
+        *(("00001.parquet", number, "missing") for number in range(25)),
+        ("00002.jpg", None, None),
+    ]
+    assert "28 photos: 3 with a table" in found.text and "25 missing" in found.text
+
+
+def test_rows_are_answered_until_their_parquet_file_changes(tmp_path: Path) -> None:
+    """It is rewritten while it is read, before the second group of rows and after the first."""
+    table = write_table(tmp_path / "photos.parquet", [jpeg(number) for number in range(14)])
+    files = open_files(str(table))
+    opened = open_references(files, list(list_references(files, "image", Counter())), "image")
+    got = [next(opened) for _ in range(7)]
+    os.utime(table, ns=(0, 0))
+    got += opened
+    assert [reference.row for reference, _ in got] == list(range(14))
+    assert [read() for _, read in got[:7]] == [jpeg(number) for number in range(7)]
+    for _, read in got[7:]:
+        with pytest.raises(MissingError):
+            read()
+
+
+def test_a_parquet_file_that_cannot_be_read_any_more_is_an_error(tmp_path: Path) -> None:
+    """It is the one that was listed, so that its photos are not gone: a disk fails, or its bytes were exchanged."""
+    table = write_table(tmp_path / "photos.parquet", [jpeg(number) for number in range(14)])
+    list_photos(context(tmp_path), request(table, tmp_path / "out"))
+    before = table.stat()
+    table.write_bytes(b"x" * before.st_size)
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match="is no parquet file"):
+        detect(context(tmp_path), request(table, tmp_path / "out"))
+
+
+def test_a_photo_that_was_replaced_after_it_was_listed_is_missing_until_it_is_listed_again(tmp_path: Path) -> None:
+    photos, out = write_photos(tmp_path / "photos", range(3)), tmp_path / "out"
+    list_photos(context(tmp_path), request(photos, out))
+    (photos / "00001.jpg").write_bytes(jpeg(1000))
+    detect(context(tmp_path), request(photos, out))
+    assert [row["problem"] for row in rows(out)] == [None, "missing", None]
+    answer_collection(context(tmp_path), request(photos, out))
+    assert [row["problem"] for row in rows(out)] == [None, "missing", None, None]
+
+
+def test_what_a_run_has_written_is_no_part_of_its_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = write_photos(tmp_path / "photos", range(3))
+    write_photos(photos / "found too", range(3, 5))
+    write_photos(photos / "found" / "by hand", range(5, 7))
+    monkeypatch.chdir(photos)
+    lines: list[str] = []
+    for number in range(2):
+        answer_collection(context(tmp_path, lines), request(".", Path("found")))
+        assert places(photos / "found") == {(f"{photo:05}.jpg", None): 1 for photo in range(5)}
+        assert lines.pop(0).endswith(
+            "5 new photos, 0 known, 0 gone; 1 part(s)" if number == 0 else "0 new photos, 5 known, 0 gone; 1 part(s)"
+        )
+        lines.clear()
+
+
+@pytest.mark.parametrize("collection", ["photos", "photos/../photos", "link"])
+def test_a_collection_may_be_its_own_output_folder(tmp_path: Path, collection: str) -> None:
+    photos = write_photos(tmp_path / "photos", range(3))
+    (tmp_path / "link").symlink_to(photos)
+    for _ in range(2):
+        answer_collection(context(tmp_path), request(tmp_path / collection, photos))
+        assert places(photos) == {(f"{photo:05}.jpg", None): 1 for photo in range(3)}
+
+
+def test_partitions_of_another_collection_are_refused(tmp_path: Path) -> None:
+    """They have the same numbers: its photos would be taken for theirs."""
+    first, second = (write_photos(tmp_path / name, range(3)) for name in ("first", "second"))
+    ask = {"home": tmp_path, "detection_engine": "openai", "detection_local": True}
+    with running_app(Server(completion(TEXT)).app) as url:
+        contexts = [Context(Settings(**ask, detection_url=url, collection=str(each))) for each in (first, second)]
+        for each in contexts:
+            list_collection(each)
+        own, foreign = (f"{collection_name(str(each))}.00000" for each in (second, first))
+        with pytest.raises(SettingsError, match=rf"^{foreign} \[NUTRIDET_COLLECTION\]: .*{second}.*Set it to"):
+            detect_parts(contexts[1], [own, foreign])
+        assert not list(tmp_path.rglob(ROWS))
+        assert detect_parts(contexts[1], [own])["photos"] == 3
+
+
 def test_a_parquet_file_without_the_column_is_an_error_that_names_it(tmp_path: Path) -> None:
     table = write_table(tmp_path / "photos.parquet", [jpeg(1)], column="photo")
     with pytest.raises(DataError, match=r"no such column.*Name one of photo \(--column\)"):
@@ -130,17 +240,24 @@ def test_a_bucket_is_read_through_its_api(tmp_path: Path, monkeypatch: pytest.Mo
         bucket.put_object(Key="photos/notes.txt", Body=b"no photo")
         bucket.put_object(Key="elsewhere/1.jpg", Body=jpeg(99))
         table = write_table(tmp_path / "more.parquet", [jpeg(number) for number in range(20, 25)])
-        bucket.put_object(Key="photos/more.parquet", Body=table.read_bytes())
+        other = write_table(tmp_path / "other.parquet", [jpeg(number) for number in range(30, 35)])
+        for name in ("less", "more", "other"):
+            bucket.put_object(Key=f"photos/{name}.parquet", Body=table.read_bytes())
         ask = request("s3://shop/photos/", tmp_path / "out", shard=5)
         list_photos(context(tmp_path), ask)
         bucket.Object("photos/2/pack 2 #1?.jpg").delete()
+        bucket.Object("photos/less.parquet").delete()
+        bucket.put_object(Key="photos/other.parquet", Body=other.read_bytes())
+        bucket.put_object(Key="photos/0/pack 0 #1?.jpg", Body=jpeg(2000))
         detect(context(tmp_path), ask)
         found = rows(tmp_path / "out")
-        assert len({(row["uri"], row["row"]) for row in found}) == len(found) == 17
-        assert [row["uri"] for row in found if row["problem"] == "missing"] == ["s3://shop/photos/2/pack 2 #1?.jpg"]
-        assert sum(row["problem"] is None for row in found) == 16
+        assert len({(row["uri"], row["row"]) for row in found}) == len(found) == 27
+        assert [row["uri"].removeprefix("s3://shop/photos/") for row in found if row["problem"] == "missing"] == [
+            "0/pack 0 #1?.jpg", "2/pack 2 #1?.jpg", *["less.parquet"] * 5, *["other.parquet"] * 5
+        ]  # fmt: skip
+        assert sum(row["problem"] is None for row in found) == 15
         bucket.put_object(Key="photos/1/pack 1 #1?.jpg", Body=jpeg(1000))
-        assert list_photos(context(tmp_path), ask).new == 1
+        assert list_photos(context(tmp_path), ask).new == 7
         with pytest.raises(DataError, match="cannot be read"):
             list_photos(context(tmp_path), request("s3://no-such-bucket/x", tmp_path / "other"))
     finally:

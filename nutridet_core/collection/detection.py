@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nutridet_core.artifacts.layout import collection_name
 from nutridet_core.artifacts.locks import claimed
 from nutridet_core.artifacts.store import Manifest, digest, read_manifest
 from nutridet_core.collection.files import Files, open_files
-from nutridet_core.collection.listing import LISTING, Listing, Part, read_parts, update
+from nutridet_core.collection.listing import DETECTIONS, LISTING, Listing, Part, read_parts, update
 from nutridet_core.collection.progress import Progress
 from nutridet_core.collection.replica import Job, Outcome, Shard, score_here
 from nutridet_core.collection.shards import Target, total
@@ -140,10 +141,26 @@ def list_collection(context: Context) -> dict[str, object]:
 
 
 def detect_parts(context: Context, names: Sequence[str]) -> dict[str, object]:
-    """The verb of the asset `detections`; `names` are partitions."""
+    """The verb of the asset `detections`; `names` are partitions.
+
+    Raises:
+        SettingsError: when one is of another collection than the settings name.
+    """
     request = collection_request(context)
-    found = detect(context, request, [name.rpartition(".")[2] for name in names])
+    parts = [_part_of(name, request.collection) for name in names]
+    found = detect(context, request, parts)
     return {"photos": found.photos, "folder": str(found.folder)}
+
+
+def _part_of(partition: str, collection: str) -> str:
+    """The part that a partition stands for; parts of all collections have the same names."""
+    owner, _, part = partition.rpartition(".")
+    if owner != collection_name(collection):
+        raise SettingsError(
+            f"is a partition of another collection than {collection}", where=partition, field="NUTRIDET_COLLECTION",
+            remedy=f"Set it to the collection of {owner}, or take partitions of {collection_name(collection)}.",
+        )  # fmt: skip
+    return part
 
 
 def collection_request(context: Context) -> Request:
@@ -192,7 +209,7 @@ def _job(context: Context, request: Request, files: Files) -> Job:
     )
     weights = _weights(context, request) if request.engine_kind in _IN_REPLICAS else None
     model = _digest(context, weights) if weights else _running(context, options)
-    folder = request.out / "detections" / _folder_name(model)
+    folder = request.out / DETECTIONS / _folder_name(model)
     return Job(
         home=settings.home,
         profile=profile.name,

@@ -9,7 +9,7 @@ then be compared as streams, whatever their length.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from nutridet_core.errors import DataError, SettingsError
 
 _BUCKET = "s3://"
 _MISSING = ("NoSuchKey", "404")
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class File:
 
 
 class MissingError(Exception):
-    """A file that was listed and is not there any more, or may not be read."""
+    """A file that was listed and is not there any more, is another one now, or may not be read."""
 
 
 class Files(Protocol):
@@ -47,8 +48,15 @@ class Files(Protocol):
     def list(self) -> Iterator[File]:
         """All files below, ascending by address."""
 
-    def read(self, uri: str, most: int) -> bytes:
+    def read(self, uri: str, most: int, version: str | None = None) -> bytes:
         """The first `most` bytes.
+
+        Raises:
+            MissingError: when there is no such file, or not in this version.
+        """
+
+    def version(self, uri: str) -> str:
+        """Of the file as it is now.
 
         Raises:
             MissingError: when there is no such file.
@@ -88,12 +96,21 @@ class Folder:
         root = Path(self.uri)
         return _walk(root) if root.is_dir() else iter([_file(root, root.stat())])
 
-    def read(self, uri: str, most: int) -> bytes:
+    def read(self, uri: str, most: int, version: str | None = None) -> bytes:
         """From the disk."""
         try:
             with Path(uri).open("rb") as stream:
-                return stream.read(most)
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+                content = stream.read(most)
+                _require(version, _version(os.fstat(stream.fileno())))
+        except _GONE as error:
+            raise MissingError(str(error.strerror)) from error
+        return content
+
+    def version(self, uri: str) -> str:
+        """Size and time."""
+        try:
+            return _version(Path(uri).stat())
+        except _GONE as error:
             raise MissingError(str(error.strerror)) from error
 
     def table(self, uri: str) -> Any:
@@ -115,7 +132,16 @@ def _walk(folder: Path) -> Iterator[File]:
 
 
 def _file(path: Path, stat: os.stat_result) -> File:
-    return File(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+    return File(str(path), stat.st_size, _version(stat))
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _require(wanted: str | None, found: str) -> None:
+    if wanted not in (None, found):
+        raise MissingError("has changed since it was listed")
 
 
 @dataclass(frozen=True)
@@ -130,13 +156,22 @@ class Bucket:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in _reached(pages, self.uri):
             for entry in page.get("Contents", ()):
-                yield File(f"{_BUCKET}{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
+                yield File(f"{_BUCKET}{bucket}/{entry['Key']}", entry["Size"], _etag(entry))
 
-    def read(self, uri: str, most: int) -> bytes:
+    def read(self, uri: str, most: int, version: str | None = None) -> bytes:
         """One request, repeated by boto3 where the network fails."""
+        found = self._ask("get_object", uri)
+        _require(version, _etag(found))
+        return bytes(found["Body"].read(most))
+
+    def version(self, uri: str) -> str:
+        """ETag."""
+        return _etag(self._ask("head_object", uri))
+
+    def _ask(self, operation: str, uri: str) -> Any:
         bucket, key = _split(uri)
         try:
-            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read(most))
+            return getattr(self._client, operation)(Bucket=bucket, Key=key)
         except self._client.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in _MISSING:
                 raise MissingError("no such object") from error
@@ -182,6 +217,10 @@ def _unreachable(uri: str, error: Exception) -> DataError:
     return DataError(
         f"cannot be read ({error})", where=uri, field="input", remedy="Check bucket, credentials and AWS_ENDPOINT_URL."
     )
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return str(answer["ETag"]).strip('"')
 
 
 def _split(uri: str) -> tuple[str, str]:

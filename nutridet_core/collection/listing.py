@@ -23,8 +23,8 @@ from nutridet_core.collection.references import Reference, list_references
 from nutridet_core.errors import ArtifactError
 
 KIND = "collection_part"
-LISTING = "listing"
-"""Folder of the parts, beside what was found in them."""
+LISTING, DETECTIONS = "listing", "detections"
+"""Folders of the parts, and of what was found in them, in the output folder."""
 SHARDS_IN_PART = 100
 """A part is a partition of the asset `detections`: 100,000 photos, if a shard has 1,000."""
 _FILE = "references.parquet"
@@ -69,7 +69,7 @@ def update(folder: Path, files: Files, *, column: str, shard: int) -> Listing:
     """Look at the collection and add parts for what is new.
 
     Args:
-        folder: of the parts.
+        folder: of the parts, in the output folder. What lies in that is no part of the collection.
         shard: photos in a new shard.
 
     Raises:
@@ -80,7 +80,7 @@ def update(folder: Path, files: Files, *, column: str, shard: int) -> Listing:
         _require_same(part.folder, files, column)
     counts: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    fresh = _new(list_references(files, column, skipped), _merged(known), counts)
+    fresh = _new(list_references(files, column, skipped, _written(folder, files)), _merged(known), counts)
     added: list[Part] = []
     while references := list(islice(fresh, shard * SHARDS_IN_PART)):
         target = folder / f"{len(known) + len(added):0{_DIGITS}}"
@@ -118,6 +118,13 @@ def _require_same(folder: Path, files: Files, column: str) -> None:
             f"is a listing of {config['collection']}, column {config['column']}, not of {files.uri}, {column}",
             where=folder, remedy="Take another --out for another collection.",
         )  # fmt: skip
+
+
+def _written(folder: Path, files: Files) -> tuple[str, ...]:
+    """How addresses below the output folder begin; where that is the collection itself, those of our folders in it."""
+    root, out = Path(files.uri).resolve(), folder.parent.resolve()
+    own = [out / LISTING, out / DETECTIONS] if out == root else [out]
+    return tuple(f"{Path(files.uri, each.relative_to(root))}/" for each in own if each.is_relative_to(root))
 
 
 def _merged(parts: Sequence[Part]) -> Iterator[tuple[tuple[str, int], set[str]]]:

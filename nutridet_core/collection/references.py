@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,7 +28,7 @@ WHOLE = -1
 _ROWS_AT_ONCE = 16
 
 Open = Callable[[], bytes]
-"""Gives the encoded photo. Raises MissingError when it is not there any more."""
+"""Gives the encoded photo. Raises MissingError when it is not there any more in the version that was listed."""
 
 
 @dataclass(frozen=True, order=True)
@@ -47,15 +48,20 @@ class Reference:
         return self.uri, self.row
 
 
-def list_references(files: Files, column: str, skipped: Counter[str]) -> Iterator[Reference]:
+def list_references(
+    files: Files, column: str, skipped: Counter[str], written: tuple[str, ...] = ()
+) -> Iterator[Reference]:
     """All photos, ascending by place.
 
     Args:
         column: of parquet files.
         skipped: counts files that are neither photos nor parquet, by their suffix, and names that are no Unicode.
+        written: how the addresses of this project's own files begin, which are left out.
     """
     for file in files.list():
         suffix = PurePosixPath(file.uri).suffix.lower()
+        if file.uri.startswith(written):
+            continue
         if not _is_unicode(file.uri):
             skipped["name is no Unicode"] += 1
         elif suffix in PHOTOS:
@@ -68,12 +74,12 @@ def list_references(files: Files, column: str, skipped: Counter[str]) -> Iterato
 
 def open_references(files: Files, references: Sequence[Reference], column: str) -> Iterator[tuple[Reference, Open]]:
     """A function per photo that reads it, in order. Rows of parquet files are read here, a few at a time."""
-    for uri, group in groupby(references, key=lambda reference: reference.uri):
+    for (uri, version), group in groupby(references, key=lambda reference: (reference.uri, reference.version)):
         same = list(group)
         if same[0].row == WHOLE:
-            yield same[0], lambda uri=uri: files.read(uri, MAX_BYTES + 1)  # type: ignore[misc]
+            yield same[0], partial(files.read, uri, MAX_BYTES + 1, version)
         else:
-            yield from _open_rows(files, uri, same, column)
+            yield from _open_rows(files, same, column)
 
 
 def _rows(files: Files, file: File, column: str) -> Iterator[Reference]:
@@ -98,27 +104,47 @@ def _table(files: Files, uri: str, column: str) -> Any:
     return table
 
 
-def _open_rows(
-    files: Files, uri: str, references: Sequence[Reference], column: str
-) -> Iterator[tuple[Reference, Open]]:
+def _open_rows(files: Files, references: Sequence[Reference], column: str) -> Iterator[tuple[Reference, Open]]:
+    """Rows of one version of a file. What was read counts if the file is the same afterwards; the rest is missing."""
+    import pyarrow
+
     wanted = {reference.row: reference for reference in references}
-    for row, value in _values(_table(files, uri, column), column, min(wanted), max(wanted)):
-        if row in wanted:
-            yield wanted[row], _opener(files, uri, value)
+    at = references[0]
+    try:
+        for start, values in _batches(_table(files, at.uri, column), column, min(wanted), max(wanted)):
+            if not _is_current(files, at):
+                break
+            for row, value in enumerate(values, start):
+                if row in wanted:
+                    yield wanted.pop(row), _opener(files, at.uri, value.as_py())
+    except (DataError, OSError, pyarrow.ArrowException):
+        if _is_current(files, at):
+            raise
+    for reference in wanted.values():
+        yield reference, _missing
 
 
-def _values(table: Any, column: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
-    """(row, value) of the row groups that hold rows `first` to `last`."""
+def _batches(table: Any, column: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
+    """(first row, values) of batches that hold some of the rows `first` to `last`."""
     start = 0
     for number in range(table.num_row_groups):
-        count = table.metadata.row_group(number).num_rows
-        if start + count > first and start <= last:
-            row = start
+        row, start = start, start + table.metadata.row_group(number).num_rows
+        if start > first and row <= last:
             for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=[column]):
-                for value in batch.column(0):
-                    yield row, value.as_py() if first <= row <= last else None
-                    row += 1
-        start += count
+                if row + len(batch) > first and row <= last:
+                    yield row, batch.column(0)
+                row += len(batch)
+
+
+def _is_current(files: Files, reference: Reference) -> bool:
+    try:
+        return files.version(reference.uri) == reference.version
+    except MissingError:
+        return False
+
+
+def _missing() -> bytes:
+    raise MissingError("is not in its parquet file any more")
 
 
 def _opener(files: Files, table_uri: str, value: Any) -> Open:

@@ -7,8 +7,11 @@ one photo (`serving.detector`, the same that the gateway uses: one decoder, one 
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +94,9 @@ class Replica:
 
     def __init__(self, job: Job) -> None:
         self._job, self._runner = job, asyncio.Runner()
+        self._answering: asyncio.Task[Any] | None = None
+        self.stopped = False
+        """Whether somebody has called `stop`."""
         served = self._runner.run(_serve(job))
         limits = Limits(photo=INGEST, places=self._at_once(served), seconds=_SECONDS)
         self._detector = Detector(Holder(served), limits)
@@ -114,6 +120,14 @@ class Replica:
         self._runner.run(self._detector.close())
         self._runner.close()
 
+    def stop(self) -> None:
+        """For a signal's handler: `score` raises CancelledError. What the handler itself raised might be lost in a
+        callback, and would leave tasks in the loop that go on with the shard while it is closed.
+        """
+        self.stopped = True
+        if self._answering is not None:
+            self._runner.get_loop().call_soon_threadsafe(self._answering.cancel)
+
     def _at_once(self, served: Served) -> int:
         if self._job.at_once is not None:
             return self._job.at_once
@@ -122,6 +136,9 @@ class Replica:
 
     async def _answer(self, references: list[Reference], trial: Trial, seen: Seen) -> list[dict[str, Any]]:
         """A row per photo, in order; no more photos in memory than places, and one where a process has ended."""
+        self._answering = asyncio.current_task()
+        if self.stopped:
+            raise asyncio.CancelledError
         places = asyncio.Semaphore(1 if trial.deaths else self._detector.limits.places)
         opened = open_references(self._job.files, references, self._job.column)
 
@@ -129,8 +146,7 @@ class Replica:
             try:
                 if number in trial.culprits:
                     return unanswered(reference, "ends_the_process", self._job.target.model)
-                trial.touch(number)
-                return await self._row(reference, read)
+                return await self._row(reference, read, trial, number)
             finally:
                 places.release()
                 seen(1)
@@ -145,16 +161,17 @@ class Replica:
             raise several.exceptions[0] from several
         return [task.result() for task in tasks]
 
-    async def _row(self, reference: Reference, read: Open) -> dict[str, Any]:
+    async def _row(self, reference: Reference, read: Open, trial: Trial, number: int) -> dict[str, Any]:
         model = self._job.target.model
+        trial.touch(number)
         try:
-            return answered(reference, await self._detect(await asyncio.to_thread(read)), model)
+            return answered(reference, await self._detect(await asyncio.to_thread(read), trial, number), model)
         except MissingError:
             return unanswered(reference, "missing", model)
         except RefusedError as refusal:
             return unanswered(reference, refusal.kind, model)
 
-    async def _detect(self, content: bytes) -> Any:
+    async def _detect(self, content: bytes, trial: Trial, number: int) -> Any:
         """Asks again when the engine fails. An engine that stays away is an error of the run, not of the photo.
 
         Raises:
@@ -167,6 +184,7 @@ class Replica:
             except RefusedError as refusal:
                 if refusal.status < _SERVER_ERROR:
                     raise
+                trial.wait()
                 if pause is None and await self._detector.holder.served.engine.ready():
                     raise
                 if pause is None:
@@ -175,6 +193,7 @@ class Replica:
                         remedy="See its log; run it again: finished shards are kept.",
                     ) from refusal
             await asyncio.sleep(pause)
+            trial.touch(number)
         raise AssertionError
 
 
@@ -206,7 +225,30 @@ def score_here(job: Job, shards: Sequence[Shard], seen: Seen) -> Iterator[Outcom
     """Answer shards one after the other in this process, without Ray."""
     replica = Replica(job)
     try:
-        for shard in shards:
-            yield replica.score(shard, seen)
+        with _stopped_by_sigterm(replica):
+            for shard in shards:
+                yield replica.score(shard, seen)
     finally:
         replica.close()
+
+
+@contextmanager
+def _stopped_by_sigterm(replica: Replica) -> Iterator[None]:
+    """SIGTERM unwinds, so that it is no death (`trials`); then the former handler has its turn.
+
+    Raises:
+        SystemExit: after it.
+    """
+    former = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or former in (signal.SIG_IGN, None):
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: replica.stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        if replica.stopped:
+            if callable(former):
+                former(signal.SIGTERM, None)
+            raise SystemExit(128 + signal.SIGTERM)

@@ -5,7 +5,8 @@ Belongs here: who is to blame when a process ended. Does not belong here: answer
 A photo can end a process, by a decoder that crashes or by memory that runs out; then Ray gives its shard to the next
 replica. So every attempt is written down before it begins, in a file beside the shard. After one that never ended,
 photos go one at a time, each written down before it is touched; one that `_ENOUGH` processes ended at is not touched
-again. A node that is taken away ends processes too, but hardly twice at the same photo.
+again. A node that is taken away ends processes too, but hardly twice at the same photo; it would be while a photo waits
+for an engine that is away, so that is written down as well, and is no death.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from nutridet_core.errors import MachineError
 
-_BEGUN, _ENDED, _PHOTO = "begun", "ended", "photo "
+_BEGUN, _ENDED, _PHOTO, _WAITING = "begun", "ended", "photo ", "waiting"
 _ENOUGH = 2
 _MOST_DEATHS = 10
 
@@ -31,9 +32,9 @@ class Trial:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        attempts = "\n".join(lines).split(_BEGUN)[1:]
-        deaths = [attempt.split("\n") for attempt in attempts if _ENDED not in attempt]
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        attempts = [attempt.splitlines() for attempt in text.split(_BEGUN)[1:]]
+        deaths = [lines for lines in attempts if _ENDED not in lines and lines[-1:] != [_WAITING]]
         touched = [[line for line in death if line.startswith(_PHOTO)] for death in deaths]
         last = Counter(int(photos[-1].removeprefix(_PHOTO)) for photos in touched if photos)
         self.deaths = len(deaths)
@@ -66,6 +67,11 @@ class Trial:
         """A photo is about to be read, by its place in the shard."""
         if self.deaths:
             self._write(f"{_PHOTO}{photo}")
+
+    def wait(self) -> None:
+        """The photo that was touched last is about to wait for the engine. It is touched again before it goes on."""
+        if self.deaths:
+            self._write(_WAITING)
 
     def _write(self, line: str) -> None:
         with self._file.open("a", encoding="utf-8") as stream:
