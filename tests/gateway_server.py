@@ -61,10 +61,11 @@ def running(
 
 
 @contextmanager
-def running_app(app: object) -> Iterator[str]:
-    """The address of any ASGI application."""
+def running_app(app: object, limit_concurrency: int | None = None) -> Iterator[str]:
+    """The address of any ASGI application; `limit_concurrency` is uvicorn's own, of connections."""
     config = uvicorn.Config(
         app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=20,  # type: ignore[arg-type]
+        limit_concurrency=limit_concurrency,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -86,11 +87,11 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def process(code: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(code: str, *, stdin: int | None = None, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A Python process that serves, and its address."""
     gateway = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
         assert gateway.stdout is not None

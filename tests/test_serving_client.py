@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
 from nutridet_core import cli
@@ -21,6 +27,7 @@ from nutridet_core.serving.detector import Limits
 from nutridet_core.serving.engine import FakeEngine
 from nutridet_core.serving.gateway import _POLICY, PLAYGROUND, GatewayOptions, create_app
 from nutridet_core.serving.holder import Holder
+from nutridet_core.serving.refusals import RefusedError
 from nutridet_core.serving.schemas import Detection
 from tests.gateway_server import CONTRACT, HeldEngine, running, running_app, served
 from tests.photo_files import encode, picture
@@ -77,14 +84,44 @@ def test_a_gateway_that_is_not_there_is_told(photo: Path) -> None:
             with pytest.raises(ServiceError, match=r"no answer from http://127\.0\.0\.1:9 \(ConnectError\)") as error:
                 ask()
             assert "nutridet serve" in str(error.value.remedy)
-    with pytest.raises(SettingsError, match="is no address"):
-        Client("127.0.0.1:8000")
 
 
 def test_something_else_than_a_gateway_is_told(photo: Path) -> None:
     with running_app(FastAPI()) as url, Client(url) as client, pytest.raises(ServiceError, match="status 404") as error:
         client.detect(photo)
     assert "Is this a nutridet gateway?" in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [HTMLResponse("<html>log in</html>"), JSONResponse({}), Response(b"\xff\xfe")])
+def test_an_answer_that_is_no_detection_is_told(photo: Path, answer: Response) -> None:
+    async def login(request: Request) -> Response:
+        return answer
+
+    routes = [Route("/v1/detect", login, methods=["POST"]), Route("/readyz", login)]
+    with running_app(Starlette(routes=routes)) as url, Client(url) as client:
+        for ask in (lambda: client.detect(photo), client.model):
+            with pytest.raises(ServiceError, match="answered with something else than") as error:
+                ask()
+            assert error.value.status == 200
+            assert "Is this a nutridet gateway?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://", "http://[::1", "http://a..b",
+     f"http://{'a' * 64}", "http://x\n"],
+)  # fmt: skip
+def test_what_is_no_address_is_told(photo: Path, url: str) -> None:
+    result = nutridet(photo, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr == f"error: [url]: {url!r} is no address. Give http://HOST:PORT.\n"
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "\udcff"])
+def test_a_key_that_no_header_can_carry_is_told(key: str) -> None:
+    with pytest.raises(SettingsError, match=r"\[key\]: .*printable ASCII") as error:
+        Client(key=key)
+    assert key not in str(error.value)
 
 
 def test_the_key_is_shown(photo: Path, engine: FakeEngine) -> None:
@@ -126,6 +163,43 @@ def test_a_full_queue_is_waited_for() -> None:
         assert client.detect(JPEG).boxes
     assert len(pauses) == 40
     assert all(1 <= pause <= 1.5 for pause in pauses)
+
+
+def test_a_server_with_too_many_connections_is_waited_for(engine: FakeEngine) -> None:
+    """It says 503 in words of its own, as proxies do: here uvicorn, while somebody has the other connection."""
+    pauses = list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            other.close()
+        threading.Event().wait(0.005)
+
+    with (
+        running_app(create_app(Holder(served(engine)), GatewayOptions()), limit_concurrency=2) as url,
+        socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as other,
+        Client(url, sleep=sleep) as client,
+        Client(url, sleep=sleep, patience=0) as impatient,
+    ):
+        with pytest.raises(ServiceError, match="answered with status 503"):
+            impatient.detect(JPEG)
+        assert pauses == []
+        assert client.detect(JPEG).boxes
+    assert len(pauses) >= 3
+    assert all(1 <= pause <= 1.5 for pause in pauses)
+
+
+def test_a_503_of_the_gateways_own_is_not_waited_for() -> None:
+    refusal = RefusedError(503, "not_ready", "the engine does not answer", field="engine", remedy="Ask again.")
+
+    async def refuse(request: Request) -> Response:
+        return JSONResponse(refusal.body, refusal.status)
+
+    routes = [Route("/v1/detect", refuse, methods=["POST"])]
+    with running_app(Starlette(routes=routes)) as url, Client(url, sleep=lambda seconds: pytest.fail()) as client:
+        with pytest.raises(ServiceError, match="the engine does not answer") as error:
+            client.detect(JPEG)
+        assert (error.value.status, error.value.field, error.value.remedy) == (503, "engine", "Ask again.")
 
 
 def test_many_photos_come_back_in_order(url: str, tmp_path: Path) -> None:

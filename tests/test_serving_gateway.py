@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -271,6 +273,32 @@ def test_a_full_queue_says_when_to_come_back() -> None:
         assert sample(url, "nutridet_photos_under_way") == 0
 
 
+def test_requests_that_are_being_read_are_bounded(engine: FakeEngine) -> None:
+    """Four for every place: so many bodies may be in memory. What has no body is answered all the same."""
+    head = (
+        "POST {} HTTP/1.1\r\nHost: x\r\nX-API-Key: geheim\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+        "Expect: 100-continue\r\n\r\n"
+    )
+    paths = ("/v1/detect", "/v1/detect/batch", "/v1/chat/completions", "/v1/detect")
+    options = GatewayOptions(limits=replace(LIMITS, places=1), key="geheim")
+    shown = {"X-API-Key": "geheim"}
+    with running(Holder(served(engine)), options) as url, ExitStack() as slow:
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        connections = [slow.enter_context(socket.create_connection(address)) for _ in paths]
+        for connection, path in zip(connections, paths, strict=True):
+            connection.sendall(head.format(path).encode())
+            assert b" 100 " in connection.recv(4096)  # its body is being waited for
+        for path in paths:
+            refused = upload(url, path=path, headers=shown)
+            assert_refused(refused, 429, "busy", "queue")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert_refused(upload(url, path=path), 401, "unauthorised", "authorization")
+        for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
+            assert CLIENT.get(url + path, headers=shown).status_code == 200
+        connections[0].close()
+        until(lambda: upload(url, headers=shown).status_code == 200)
+
+
 def test_an_engine_that_takes_too_long_gives_its_place_back() -> None:
     engine = HeldEngine()
     limits = replace(LIMITS, places=1, seconds=0.2)
@@ -292,8 +320,6 @@ def test_an_engine_that_fails_is_told_without_its_details(url: str, engine: Fake
 
 
 def test_a_client_that_stops_sending_is_not_waited_for(engine: FakeEngine) -> None:
-    import socket
-
     with running(Holder(served(engine)), GatewayOptions(limits=replace(LIMITS, body_seconds=0.2))) as url:
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as slow:
             head = (
@@ -316,12 +342,34 @@ def test_a_batch_answers_each_photo_by_itself(url: str, engine: FakeEngine) -> N
     assert [each["detection"]["boxes"] for each in again] == [results[0]["detection"]["boxes"]] * 2
 
 
+def test_a_batch_in_json_answers_each_photo_by_itself(photo_host: str) -> None:
+    text = base64.b64encode(JPEG).decode()
+    fetched, missing, large = (f"{photo_host}/{name}" for name in ("photo.jpg", "none", "large"))
+    images = [text, "@@@", fetched, missing, "http://evil.example/", large]
+    options = GatewayOptions(limits=replace(LIMITS, places=6), allowed_origins=(parse_origin(photo_host),))
+    with running(Holder(served(FakeEngine())), options) as url:
+        results = CLIENT.post(f"{url}/v1/detect/batch", json={"images": images}).json()["results"]
+        refused = [(each["error"]["type"], each["error"]["field"]) if each["error"] else None for each in results]
+        assert refused == [
+            None, ("not_base64", "images[1]"), None, ("not_fetched", "images[3]"), ("host_not_allowed", "images[4]"),
+            ("body_too_large", "body"),
+        ]  # fmt: skip
+        assert [each["detection"] is not None for each in results] == [each is None for each in refused]
+        assert sample(url, 'nutridet_photos_total{outcome="refused"}') == 4
+        assert sample(url, "nutridet_photos_under_way") == 0
+
+
 def test_a_batch_has_its_limits(url: str) -> None:
     batch = f"{url}/v1/detect/batch"
-    text = base64.b64encode(JPEG).decode()
+    small = encode(picture(3))
     assert_refused(CLIENT.post(batch, json={"images": []}), 422, "bad_request", "images")
-    assert_refused(CLIENT.post(batch, json={"images": [text] * 5}), 413, "batch_too_large", "images")
-    assert_refused(CLIENT.post(batch, json={"images": [text, "@"]}), 422, "not_base64", "images[1]")
+    for count in (5, 33, 40):
+        for refused in (
+            CLIENT.post(batch, json={"images": [base64.b64encode(small).decode()] * count}),
+            CLIENT.post(batch, files=[("images", ("photo", small))] * count),
+        ):
+            assert_refused(refused, 413, "batch_too_large", "images")
+            assert "more than 4 photos" in refused.text
 
 
 def test_a_batch_takes_all_its_places_or_none() -> None:

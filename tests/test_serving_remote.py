@@ -23,7 +23,7 @@ from PIL import Image
 
 from nutridet_core.artifacts.store import Manifest, seal
 from nutridet_core.data.photos import OpenedPhoto, Photo, decode_photo
-from nutridet_core.errors import SettingsError
+from nutridet_core.errors import ContractError, SettingsError
 from nutridet_core.profiles import TINY
 from nutridet_core.prompts import prompt_text
 from nutridet_core.release.triton import engine_arguments, write_repository
@@ -341,6 +341,67 @@ def test_vllm_and_its_workers_end_with_the_engine(program: Path) -> None:
     until(lambda: gone(int(server)) and gone(int(worker)))
     with pytest.raises(EngineError, match="vLLM has ended"):
         ask(engine)
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        (("base", "base"), r"\[beside\]: two models are called 'base'"),
+        (("base", "base=."), r"\[beside\]: two models are called 'base'"),
+        (("base", "int4"), "no model 'int4'"),
+    ],
+)
+def test_models_beside_are_known_before_one_is_loaded(
+    tmp_path: Path, program: Path, beside: tuple[str, ...], words: str
+) -> None:
+    options = LaunchOptions(EngineKind.VLLM, vllm=VllmOptions(program=str(program)), beside=beside)
+    with pytest.raises(SettingsError, match=words):
+        asyncio.run(launch(open_home(tmp_path / "home"), options))
+    assert not program.with_name("notes").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_model_that_does_not_load_closes_those_loaded_before(tmp_path: Path, program: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    seal(other, Manifest(kind="model", name="other", contract="another"))
+    options = LaunchOptions(EngineKind.VLLM, vllm=VllmOptions(program=str(program)), beside=(f"other={other}",))
+    with pytest.raises(ContractError, match="was made under contract another"):
+        asyncio.run(launch(open_home(tmp_path / "home"), options))
+    server, worker, _ = program.with_name("notes").read_text().split()
+    assert (gone(int(server)), gone(int(worker))) == (True, True)
+
+
+LOADING = """
+import asyncio, sys
+from nutridet_core.profiles import TINY
+from nutridet_core.serving.gateway import GatewayOptions
+from nutridet_core.serving.run import listen, serve
+from nutridet_core.serving.vllm import start
+from nutridet_core.serving.vllm_command import VllmOptions
+
+async def launch():
+    await start(TINY, "/weights", VllmOptions(program=sys.argv[1]), lambda line: None)
+    print("loaded one", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+serve(listen("127.0.0.1", 0, key=None), launch, GatewayOptions(), lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell the child")
+def test_vllm_ends_with_a_gateway_whose_loading_is_ended_at_once(program: Path) -> None:
+    command = [sys.executable, "-c", LOADING, str(program)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as gateway:
+        assert gateway.stdout is not None
+        assert gateway.stdout.readline() == "loaded one\n"
+        server, worker, _ = program.with_name("notes").read_text().split()
+        gateway.terminate()
+        assert "a second signal ends at once" in gateway.stdout.readline()
+        gateway.terminate()
+        assert gateway.wait() == 128 + signal.SIGTERM
+    until(lambda: gone(int(server)))
+    os.kill(int(worker), signal.SIGKILL)  # vLLM ends its own
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell the child")

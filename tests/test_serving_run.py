@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,8 +17,10 @@ from typer.testing import CliRunner
 
 from nutridet_core import cli
 from nutridet_core.errors import SettingsError
+from nutridet_core.serving.client import Client
 from nutridet_core.serving.command import ServeArguments, gateway_options, launch_options
 from nutridet_core.serving.run import is_loopback, listen
+from nutridet_core.serving.schemas import Detection
 from tests.gateway_server import CLIENT, process, until
 from tests.photo_files import encode, picture
 
@@ -78,8 +82,69 @@ def test_a_gateway_told_to_end_while_it_loads_ends() -> None:
     with process(LOADING) as (gateway, _):
         gateway.send_signal(signal.SIGTERM)
         assert gateway.stdout is not None
-        assert gateway.stdout.read().split("\n")[0] == "cleaned up"
+        told, cleaned, *_ = gateway.stdout.read().split("\n")
+        assert "a second signal ends at once" in told
+        assert cleaned == "cleaned up"
         assert gateway.wait() == 0
+
+
+STUCK = """
+import asyncio, sys
+from nutridet_core.serving.gateway import GatewayOptions
+from nutridet_core.serving.run import listen, serve
+
+async def launch():
+    print("listening on nothing yet", flush=True)
+    await asyncio.to_thread(sys.stdin.read)  # as a model is loaded: a thread that nobody can end
+
+serve(listen("127.0.0.1", 0, key=None), launch, GatewayOptions(), lambda line: print(line, flush=True))
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_gateway_told_to_end_while_a_thread_loads_says_when_it_will(number: signal.Signals) -> None:
+    with process(STUCK, stdin=subprocess.PIPE) as (gateway, _):
+        assert gateway.stdout is not None
+        assert gateway.stdin is not None
+        gateway.send_signal(number)
+        assert "when the model is loaded; a second signal ends at once" in gateway.stdout.readline()
+        assert gateway.poll() is None
+        gateway.stdin.close()
+        assert gateway.stdout.read() == "ended\n"
+        assert gateway.wait() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_while_a_thread_loads_ends_at_once(second: signal.Signals) -> None:
+    with process(STUCK, stdin=subprocess.PIPE) as (gateway, _):
+        assert gateway.stdout is not None
+        gateway.send_signal(signal.SIGINT)
+        assert "a second signal" in gateway.stdout.readline()
+        gateway.send_signal(second)
+        assert gateway.wait() == 128 + second
+        assert gateway.stdout.read() == ""
+
+
+SERVE = "import nutridet_core.cli as cli\ncli.app(['serve', '--engine', 'fake', '--port', '0', '--places', '2'])"
+
+
+def test_idle_connections_keep_nobody_out(tmp_path: Path) -> None:
+    with process(SERVE, NUTRIDET_HOME=str(tmp_path)) as (_, url), ExitStack() as idle:
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        for _ in range(16):
+            idle.enter_context(socket.create_connection(address))
+        assert CLIENT.get(f"{url}/healthz").status_code == 200
+        assert CLIENT.post(f"{url}/v1/detect", files={"image": PNG}).status_code == 200
+
+
+def test_a_client_with_more_connections_than_there_are_places_loses_no_photo(tmp_path: Path) -> None:
+    with (
+        process(SERVE, NUTRIDET_HOME=str(tmp_path)) as (_, url),
+        Client(url, sleep=lambda seconds: time.sleep(seconds / 50)) as client,
+    ):
+        answers = list(client.detect_all([PNG] * 40, at_once=16))
+    assert [answer for answer in answers if not isinstance(answer, Detection)] == []
 
 
 def test_the_command_serves(tmp_path: Path) -> None:
@@ -127,6 +192,8 @@ def test_what_is_loopback(host: str, loopback: bool) -> None:
         (["--weights", "int4"], ["[weights]", "no such value 'int4'", "merged, fp8"]),
         (["--engine", "openai"], ["[url]", "runs elsewhere", "--url"]),
         (["--engine", "fake", "--host", "0.0.0.0"], ["[host]", "no key is set", "NUTRIDET_API_KEY"]),
+        (["--engine", "fake", "--port", "-1"], ["[port]", "-1 is no port", "up to 65535"]),
+        (["--engine", "fake", "--port", "65536"], ["[port]", "65536 is no port"]),
         (["--engine", "fake", "--allow-host", "ftp://x"], ["[allow-host]", "'ftp://x' is no host"]),
         (["--engine", "fake", "--allow-host", "x.org/photos"], ["[allow-host]", "is no host"]),
         (["--engine", "fake", "--beside", "base"], ["[beside]", "the engine 'fake' has one model"]),

@@ -14,17 +14,21 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import httpx
+from pydantic import BaseModel
 
 from nutridet_core.errors import DataError, NutridetError, SettingsError
-from nutridet_core.serving.schemas import Detection, ModelInfo
+from nutridet_core.serving.schemas import Detection, ErrorBody, ModelInfo, Problem
 
-_BUSY = 429
+_BUSY, _UNAVAILABLE = 429, 503
 _LONGEST_PAUSE = 60.0
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class ServiceError(NutridetError):
@@ -44,6 +48,9 @@ class Client:
         seconds: longest wait for one answer.
         patience: how long a photo is offered to a full queue, s; many clients take more turns than a few.
         sleep: how it waits.
+
+    Raises:
+        SettingsError: when `url` is no address, or no header can carry `key`.
     """
 
     def __init__(
@@ -56,8 +63,13 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url, self._patience, self._sleep = url.rstrip("/"), patience, sleep
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_address(self.url):
             raise SettingsError(f"{url!r} is no address", field="url", remedy="Give http://HOST:PORT.")
+        if key and not (key.isascii() and key.isprintable()):
+            raise SettingsError(
+                "has characters that no HTTP header can carry", field="key",
+                remedy="Use printable ASCII (NUTRIDET_API_KEY, on the command line).",
+            )  # fmt: skip
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(headers=headers, timeout=seconds, trust_env=False)
 
@@ -70,11 +82,11 @@ class Client:
         """
         where, content = _read(photo)
         response, waited = self._post(where, content), 0.0
-        while response.status_code == _BUSY and waited + (pause := _pause(response)) <= self._patience:
+        while _comes_later(response) and waited + (pause := _pause(response)) <= self._patience:
             self._sleep(pause)
             waited += pause
             response = self._post(where, content)
-        return Detection.model_validate(self._answer(response, where))
+        return _answer(response, where, Detection)
 
     def detect_all(
         self, photos: Sequence[Path | str | bytes], *, at_once: int = 4
@@ -100,7 +112,7 @@ class Client:
             response = self._http.get(f"{self.url}/readyz")
         except httpx.HTTPError as error:
             raise self._unreachable(error, self.url) from error
-        return ModelInfo.model_validate(self._answer(response, self.url))
+        return _answer(response, self.url, ModelInfo)
 
     def close(self) -> None:
         """Close its connections."""
@@ -120,16 +132,6 @@ class Client:
         except httpx.HTTPError as error:
             raise self._unreachable(error, where) from error
 
-    def _answer(self, response: httpx.Response, where: str) -> Any:
-        if response.is_success:
-            return response.json()
-        try:
-            told = response.json()["error"]
-            problem, field, remedy = told["message"].removesuffix(f". {told['remedy']}"), told["field"], told["remedy"]
-        except (ValueError, KeyError, TypeError):
-            problem, field, remedy = f"answered with status {response.status_code}", None, "Is this a nutridet gateway?"
-        raise ServiceError(problem, where=where, field=field, remedy=remedy, status=response.status_code)
-
     def _unreachable(self, error: httpx.HTTPError, where: str) -> ServiceError:
         return ServiceError(
             f"no answer from {self.url} ({type(error).__name__})", where=where, field=None,
@@ -144,6 +146,47 @@ def _read(photo: Path | str | bytes) -> tuple[str, bytes]:
         return str(photo), Path(photo).read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=photo, remedy="Correct the path.") from error
+
+
+def _is_address(url: str) -> bool:
+    """Whether a request could be sent there."""
+    try:
+        host = httpx.URL(url).host.encode("idna")  # what looking it up begins with
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return url.startswith(("http://", "https://")) and bool(host)
+
+
+def _answer(response: httpx.Response, where: str, form: type[_Body]) -> _Body:
+    """The body.
+
+    Raises:
+        ServiceError: when it is another one.
+    """
+    problem, field, remedy = f"answered with status {response.status_code}", None, "Is this a nutridet gateway?"
+    if response.is_success:
+        with suppress(ValueError):
+            return form.model_validate_json(response.content)
+        problem = f"answered with something else than a {form.__name__}"
+    elif told := _told(response):
+        problem, field, remedy = told.message.removesuffix(f". {told.remedy}"), told.field, told.remedy
+    raise ServiceError(problem, where=where, field=field, remedy=remedy, status=response.status_code)
+
+
+def _told(response: httpx.Response) -> Problem | None:
+    """What the gateway itself says is wrong."""
+    try:
+        return ErrorBody.model_validate_json(response.content).error
+    except ValueError:
+        return None
+
+
+def _comes_later(response: httpx.Response) -> bool:
+    """Whether to send it again: the queue is full, or there are too many connections, for which servers and proxies
+    say 503 in words of their own. A gateway's 503 is about its engine.
+    """
+    status = response.status_code
+    return status == _BUSY or (status == _UNAVAILABLE and _told(response) is None)
 
 
 def _pause(response: httpx.Response) -> float:

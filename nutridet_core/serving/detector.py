@@ -50,6 +50,18 @@ class Limits:
     """Longest time that a client may take to send its request."""
 
     @property
+    def together(self) -> int:
+        """Most photos in one request that can have their places."""
+        return min(self.batch, self.places)
+
+    @property
+    def requests(self) -> int:
+        """Requests with photos that may be read, wait or be answered at the same time, so that the bodies in memory are
+        bounded; the next one gets a 429. More than places: slow senders hold no place.
+        """
+        return 4 * self.places
+
+    @property
     def body(self) -> int:
         """Bytes of a request with one photo, base64 and a form's wrapping included."""
         return self.photo.bytes * 4 // 3 + 2**16
@@ -117,31 +129,33 @@ class Detector:
             return await self._detect(content, field, holder)
 
     async def detect_all(
-        self, contents: Sequence[bytes], field: str = "images", *, model: str | None = None
+        self, contents: Sequence[bytes | RefusedError], field: str = "images", *, model: str | None = None
     ) -> list[BatchItem]:
         """The same for each photo of a batch; one that cannot be used does not cost the others their answer.
+
+        Args:
+            contents: or why there are none.
 
         Raises:
             RefusedError: when there are not places for all of them.
         """
-        if len(contents) > min(self.limits.batch, self.limits.places):
-            raise refusals.bad_request(
-                f"{len(contents)} photos are more than {min(self.limits.batch, self.limits.places)}",
-                field=field, remedy="Send fewer photos at once.", status=413, kind="batch_too_large",
-            )  # fmt: skip
+        if len(contents) > self.limits.together:
+            raise refusals.too_many_photos(self.limits.together)
         holder = self.choose(model)
         with self.admission.place(len(contents)):
             tasks = [self._item(content, f"{field}[{number}]", holder) for number, content in enumerate(contents)]
             return list(await asyncio.gather(*tasks))
 
-    async def _item(self, content: bytes, field: str, holder: Holder) -> BatchItem:
+    async def _item(self, content: bytes | RefusedError, field: str, holder: Holder) -> BatchItem:
         try:
             return BatchItem(detection=await self._detect(content, field, holder))
         except RefusedError as refusal:
             return BatchItem(error=Problem(**refusal.body["error"]))
 
-    async def _detect(self, content: bytes, field: str, holder: Holder) -> Detection:
+    async def _detect(self, content: bytes | RefusedError, field: str, holder: Holder) -> Detection:
         try:
+            if isinstance(content, RefusedError):
+                raise content
             detection = await self._answer(content, field, holder)
         except RefusedError as refusal:
             self.metrics.photos.labels("refused" if refusal.status < 500 else "failed").inc()

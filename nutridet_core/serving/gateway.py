@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import nutridet_core
 from nutridet_core.serving import chat as chats
 from nutridet_core.serving import photos, refusals
+from nutridet_core.serving.admission import Admission
 from nutridet_core.serving.detector import Detector, Limits, model_info
 from nutridet_core.serving.holder import Holder
 from nutridet_core.serving.refusals import RefusedError
@@ -136,13 +137,14 @@ def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) ->
     limits = options.limits
     fetcher = photos.Fetcher(options.allowed_origins, limits.photo.bytes)
     known = [Depends(_require_key(options.key))]
+    admitted = [*known, Depends(_bound(limits.requests))]  # whoever shows no key takes no room
 
     @app.get("/v1/models", dependencies=known, summary="Models that `model` can name.")
     async def models() -> ModelList:
         listed = {"": detector.holder, **detector.beside}
         return ModelList(data=[ListedModel(id=name, model=model_info(each.served)) for name, each in listed.items()])
 
-    @app.post("/v1/detect", dependencies=known, openapi_extra=_body(DetectRequest, "image"))
+    @app.post("/v1/detect", dependencies=admitted, openapi_extra=_body(DetectRequest, "image"))
     async def detect(request: Request, model: _Model = None) -> Detection:
         """Find the nutrition tables in a photo: a form with one file, or JSON."""
         if photos.is_form(request):
@@ -152,18 +154,19 @@ def _add_detection(app: FastAPI, detector: Detector, options: GatewayOptions) ->
             content = await photos.resolve(asked.image, fetcher, "image")
         return await detector.detect(content, model=model)
 
-    @app.post("/v1/detect/batch", dependencies=known, openapi_extra=_body(BatchRequest, "images"))
+    @app.post("/v1/detect/batch", dependencies=admitted, openapi_extra=_body(BatchRequest, "images"))
     async def detect_batch(request: Request, model: _Model = None) -> BatchAnswer:
         """The same for several photos at once. A photo that cannot be used has an error in its place."""
         if photos.is_form(request):
-            contents = await photos.read_form(request, limits.batch_body, limits.body_seconds, limits.batch)
-        else:
-            asked = await photos.read_json(request, BatchRequest, limits.batch_body, limits.body_seconds)
-            named = [(each, f"images[{number}]") for number, each in enumerate(asked.images[: limits.batch + 1])]
-            contents = [await photos.resolve(each, fetcher, field) for each, field in named]
+            form = await photos.read_form(request, limits.batch_body, limits.body_seconds, limits.together)
+            return BatchAnswer(results=await detector.detect_all(form, model=model))
+        asked = await photos.read_json(request, BatchRequest, limits.batch_body, limits.body_seconds)
+        if len(asked.images) > limits.together:  # before they are fetched
+            raise refusals.too_many_photos(limits.together)
+        contents = await photos.resolve_each(asked.images, fetcher, "images")
         return BatchAnswer(results=await detector.detect_all(contents, model=model))
 
-    @app.post("/v1/chat/completions", dependencies=known, openapi_extra=_body(ChatRequest, None))
+    @app.post("/v1/chat/completions", dependencies=admitted, openapi_extra=_body(ChatRequest, None))
     async def chat(request: Request) -> dict[str, Any]:
         """For OpenAI's clients. The model is asked its own question, whatever the message says."""
         asked = await photos.read_json(request, ChatRequest, limits.body, limits.body_seconds)
@@ -189,6 +192,19 @@ def _require_key(key: str | None) -> Callable[..., Coroutine[Any, Any, None]]:
             )  # fmt: skip
 
     return require
+
+
+def _bound(requests: int) -> Callable[[], AsyncIterator[None]]:
+    """No more requests than that have bodies in memory. uvicorn's own limit is no such bound: it counts connections,
+    idle ones too, and refuses probes.
+    """
+    room = Admission(requests)
+
+    async def hold() -> AsyncIterator[None]:
+        with room.place():
+            yield
+
+    return hold
 
 
 def _body(model: type[Any], files: str | None) -> dict[str, Any]:

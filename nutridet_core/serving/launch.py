@@ -6,7 +6,8 @@ Belongs here: which engine gets which weights. Does not belong here: the engines
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -80,12 +81,37 @@ async def launch(context: Context, options: LaunchOptions) -> Launched:
         return Launched(Holder(await _connect(context, options)))
     alias = await asyncio.to_thread(find_alias, context, options.model, options.precision)
     weights = await asyncio.to_thread(alias.find if alias else lambda: find_weights(context, options.model))
-    holder = Holder(await load(context, options, weights))
-    beside = {}
-    for text in options.beside:
-        name, other = await asyncio.to_thread(find_beside, context, text)
-        beside[name] = Holder(await load(context, options, other))
-    return Launched(holder, (_following(context, options, alias, holder),) if alias else (), beside)
+    others = await asyncio.to_thread(_find_all_beside, context, options.beside)
+    holder, *beside = [Holder(each) for each in await _load_all(context, options, [weights, *others.values()])]
+    background = (_following(context, options, alias, holder),) if alias else ()
+    return Launched(holder, background, dict(zip(others, beside, strict=True)))
+
+
+def _find_all_beside(context: Context, texts: Sequence[str]) -> dict[str, Weights]:
+    """Weights by name.
+
+    Raises:
+        NutridetError: when one is not there, or two have the same name.
+    """
+    found: dict[str, Weights] = {}
+    for name, weights in (find_beside(context, text) for text in texts):
+        if name in found:
+            raise SettingsError(
+                f"two models are called {name!r}", field="beside", remedy="Name each once, or another as NAME=FOLDER."
+            )
+        found[name] = weights
+    return found
+
+
+async def _load_all(context: Context, options: LaunchOptions, wanted: Sequence[Weights]) -> list[Served]:
+    """All, or none: those loaded before one that does not load, or before a signal, are closed."""
+    loaded = []
+    async with AsyncExitStack() as closing:
+        for weights in wanted:
+            loaded.append(await load(context, options, weights))
+            closing.push_async_callback(loaded[-1].engine.close)
+        closing.pop_all()  # from here on the gateway closes them
+    return loaded
 
 
 async def load(context: Context, options: LaunchOptions, weights: Weights) -> Served:

@@ -115,6 +115,18 @@ async def resolve(reference: str, fetcher: Fetcher, field: str) -> bytes:
         raise _not_base64(field) from error
 
 
+async def resolve_each(references: Sequence[str], fetcher: Fetcher, field: str) -> list[bytes | RefusedError]:
+    """The same for several, fetched at the same time; for those that stand for none, why."""
+
+    async def one(number: int, reference: str) -> bytes | RefusedError:
+        try:
+            return await resolve(reference, fetcher, f"{field}[{number}]")
+        except RefusedError as refusal:
+            return refusal
+
+    return list(await asyncio.gather(*(one(number, each) for number, each in enumerate(references))))
+
+
 async def read_json(request: Request, model: type[_Body], limit: int, seconds: float) -> _Body:
     """A JSON body.
 
@@ -139,7 +151,7 @@ async def read_form(request: Request, limit: int, seconds: float, most: int) -> 
     """The files of a form, whatever their fields are called.
 
     Raises:
-        RefusedError: when there are none, or more than `most`.
+        RefusedError: when there are none, or more than `most`; where several may be sent, as a batch that is too large.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -148,6 +160,8 @@ async def read_form(request: Request, limit: int, seconds: float, most: int) -> 
             contents = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
             await form.close()
     except MultiPartException as error:
+        if most > 1 and error.message.startswith("Too many files"):
+            raise refusals.too_many_photos(most) from error
         raise refusals.bad_request(
             f"the form is malformed ({error.message})", field="body",
             remedy=f"Send multipart/form-data with at most {most} file(s), e.g. curl -F image=@photo.jpg.",

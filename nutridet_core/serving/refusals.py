@@ -70,6 +70,14 @@ def too_much_body(limit: int) -> RefusedError:
     )  # fmt: skip
 
 
+def too_many_photos(most: int) -> RefusedError:
+    """More photos than a batch may have."""
+    return RefusedError(
+        413, "batch_too_large", f"the batch has more than {most} photos", field="images",
+        remedy="Send fewer photos at once.",
+    )  # fmt: skip
+
+
 def no_engine(problem: str) -> RefusedError:
     """The engine failed. What exactly it said stays in the server's log."""
     return RefusedError(

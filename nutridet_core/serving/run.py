@@ -2,7 +2,8 @@
 
 Belongs here: uvicorn. Does not belong here: what it serves (`gateway`, `launch`).
 
-SIGTERM and Ctrl-C end it: no new connections, requests under way are answered, then the engine is closed.
+SIGTERM and Ctrl-C end it: no new connections, requests under way are answered, then the engine is closed. While a model
+loads, the second of them ends it at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -23,7 +25,7 @@ from nutridet_core.serving.gateway import GatewayOptions, create_app
 from nutridet_core.serving.launch import Launched
 
 _BACKLOG = 2048
-_CONNECTIONS_PER_PLACE = 4
+_LAST_PORT = 2**16 - 1
 _KEEP_ALIVE_SECONDS = 30  # longer than clients keep idle connections: else one is closed just as it is used again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -35,6 +37,10 @@ def listen(host: str, port: int, *, key: str | None) -> socket.socket:
     Raises:
         SettingsError: when it would listen to the network without a key, or cannot listen.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise SettingsError(
+            f"{port} is no port", field="port", remedy=f"Choose one up to {_LAST_PORT}; 0 takes any that is free."
+        )
     if key is None and not is_loopback(host):
         raise SettingsError(
             f"{host!r} is open to other machines, and no key is set", field="host",
@@ -78,7 +84,7 @@ def serve(
         options = replace(options, hosts=(*_LOOPBACK_NAMES, host))
 
     async def run() -> None:
-        launched = await _unless_stopped(launch())
+        launched = await _unless_stopped(launch(), log)
         app = create_app(launched.holder, options, launched.background, launched.beside)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log(f"listening on {url} (try it there); OpenAPI: {url}/openapi.json")
@@ -91,18 +97,28 @@ def serve(
         runner.run(run())
 
 
-async def _unless_stopped(launching: Awaitable[Launched]) -> Launched:
-    """The result; a signal cancels the loading, so that a half-started engine is ended too."""
+async def _unless_stopped(launching: Awaitable[Launched], log: Callable[[str], None]) -> Launched:
+    """The result; a signal cancels the loading, so that a half-started engine is ended too. A thread that loads can
+    only be waited for, by the loop when it is closed: a second signal does not.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await launching
-    finally:
+
+    def handle(handler: Callable[[int, object], None]) -> None:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-            signal.signal(number, _ignore)  # uvicorn raises again what it caught: a clean end must not kill
+            signal.signal(number, handler)
+
+    def stop() -> None:
+        handle(_end_at_once)
+        log("stops, at the latest when the model is loaded; a second signal ends at once")
+        task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    launched = await launching
+    handle(_ignore)  # uvicorn raises again what it caught: a clean end must not kill
+    return launched
 
 
 def _server(app: object, options: GatewayOptions) -> uvicorn.Server:
@@ -114,7 +130,6 @@ def _server(app: object, options: GatewayOptions) -> uvicorn.Server:
         proxy_headers=False,
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        limit_concurrency=options.limits.places * _CONNECTIONS_PER_PLACE,
         timeout_graceful_shutdown=math.ceil(options.limits.seconds),
     )
     return uvicorn.Server(config)
@@ -122,3 +137,8 @@ def _server(app: object, options: GatewayOptions) -> uvicorn.Server:
 
 def _ignore(number: int, frame: object) -> None:
     """Nothing."""
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    """As the signal would have; the kernel tells the children (`children.end_with_parent`)."""
+    os._exit(128 + number)
