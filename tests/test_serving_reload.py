@@ -151,6 +151,7 @@ def test_without_a_name_the_champion_is_served(context: Context) -> None:
     assert find_alias(context, None, "merged") is None
     release = read_release(context, current_release(context))
     assert find_weights(context, None).folder == release.merged  # until there is one: what `predict` uses
+    assert find_weights(context, None, "fp8").folder == release.fp8
     register_release(context)
     alias = find_alias(context, None, "fp8")
     assert alias is not None
@@ -166,6 +167,12 @@ def test_a_home_without_anything_serves_the_base(home: Path) -> None:
     weights = find_weights(context, None)
     assert weights.folder is None
     assert weights.identity == Identity("tiny-base", None, context.profile.base_identity)
+
+
+@pytest.mark.parametrize("model", [None, str(TINY_WEIGHTS)])
+def test_weights_that_are_not_there_are_not_replaced_in_silence(home: Path, model: str | None) -> None:
+    with pytest.raises(SettingsError, match="weights.*is for a release"):
+        find_weights(open_home(home), model, "fp8")
 
 
 def test_models_to_compare_with(context: Context, tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ async def launch(context: Context, options: LaunchOptions) -> Launched:
             )
         return Launched(Holder(await _connect(context, options)))
     alias = await asyncio.to_thread(find_alias, context, options.model, options.precision)
-    weights = await asyncio.to_thread(alias.find if alias else lambda: find_weights(context, options.model))
+    weights = await asyncio.to_thread(
+        alias.find if alias else lambda: find_weights(context, options.model, options.precision)
+    )
     others = await asyncio.to_thread(_find_all_beside, context, options.beside)
     holder, *beside = [Holder(each) for each in await _load_all(context, options, [weights, *others.values()])]
     background = (_following(context, options, alias, holder),) if alias else ()

@@ -101,13 +101,20 @@ def find_alias(context: Context, model: str | None, precision: Precision) -> Ali
     return Alias(registry, alias, precision)
 
 
-def find_weights(context: Context, model: str | None) -> Weights:
-    """The folder named; else the current release; else the base. What `nutridet predict` would use."""
-    if model is not None:
-        return _in_folder(Path(model))
-    if is_complete(context.layout.current_release):
-        return _in_folder(context.layout.merged(current_release(context)["release"]))
-    return _base(context)
+def find_weights(context: Context, model: str | None, precision: Precision = "merged") -> Weights:
+    """The folder named; else the current release; else the base. What `nutridet predict` would use.
+
+    Raises:
+        SettingsError: when FP8 weights are asked for, and there is no release that has them.
+    """
+    if model is None and is_complete(context.layout.current_release):
+        return _of_current_release(context, precision)
+    if precision == "fp8":
+        raise SettingsError(
+            "is for a release; a folder and the base are served as they are", field="weights",
+            remedy="Leave it out, or make a release that has FP8 weights: `nutridet quantize`.",
+        )  # fmt: skip
+    return _base(context) if model is None else _in_folder(Path(model))
 
 
 def find_beside(context: Context, text: str) -> tuple[str, Weights]:
@@ -136,6 +143,10 @@ def _of_release(context: Context, precision: Precision) -> Weights:
     """Of the champion; before there is one, of the current release."""
     if alias := find_alias(context, None, precision):
         return alias.find()
+    return _of_current_release(context, precision)
+
+
+def _of_current_release(context: Context, precision: Precision) -> Weights:
     release, layout = current_release(context)["release"], context.layout
     return _in_folder(layout.fp8(release) if precision == "fp8" else layout.merged(release))
 
