@@ -171,7 +171,7 @@ def test_a_home_without_anything_serves_the_base(home: Path) -> None:
 
 @pytest.mark.parametrize("model", [None, str(TINY_WEIGHTS)])
 def test_weights_that_are_not_there_are_not_replaced_in_silence(home: Path, model: str | None) -> None:
-    with pytest.raises(SettingsError, match="weights.*is for a release"):
+    with pytest.raises(SettingsError, match=r"weights.*is for a release"):
         find_weights(open_home(home), model, "fp8")
 
 
