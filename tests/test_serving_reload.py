@@ -184,8 +184,9 @@ def test_models_to_compare_with(context: Context, tmp_path: Path) -> None:
     assert (name, fp8.folder, fp8.identity.version) == ("fp8", release.fp8, "1")  # of the champion
     assert find_beside(context, "merged")[1].identity == Identity("nutridet-tiny", "1", release.merged_digest)
     assert find_beside(context, f"mine={release.merged}")[0] == "mine"
-    with pytest.raises(SettingsError, match="no model 'int4'"):
-        find_beside(context, "int4")
+    for text in ("int4", f"={tmp_path}"):
+        with pytest.raises(SettingsError, match=f"no model '{text}'"):
+            find_beside(context, text)
     with pytest.raises(ArtifactError, match="no such folder"):
         find_beside(context, f"mine={tmp_path / 'none'}")
 

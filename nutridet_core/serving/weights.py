@@ -125,7 +125,7 @@ def find_beside(context: Context, text: str) -> tuple[str, Weights]:
         ArtifactError: when there is no release or no such folder.
     """
     name, _, folder = text.partition("=")
-    if folder:
+    if name and folder:
         return name, _in_folder(Path(folder))
     if name == "base":
         return name, _base(context, untuned=True)
