@@ -104,9 +104,9 @@ def test_scores_go_to_the_run_that_made_them_while_it_is_there(context: Context)
 def test_scores_of_the_peer_are_told_too(context: Context) -> None:
     from nutridet_core.pipeline import baseline
 
-    config = scores_config(context, baseline._PEER_VERSION)
+    config = scores_config(context, baseline.PEER_VERSION)
     run_id = context.open_run(PEER, config, stage="baseline")
-    left = leave_scores(context, PEER, baseline._PEER_VERSION, run_id)
+    left = leave_scores(context, PEER, baseline.PEER_VERSION, run_id)
     score_peer(context)
     assert points(context, run_id) == once(left, step=0)
 

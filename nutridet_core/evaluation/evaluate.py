@@ -98,11 +98,12 @@ def sample(record: Record, **answered: Any) -> Sample:
 
 def with_products(samples: Sequence[Sample], records: Sequence[Record]) -> list[Sample]:
     """The same samples with their products as the dataset's records name them."""
-    products = {record.id: record.barcode for record in records}
-    changed = [products[sample.id] != (sample.product or sample.id) for sample in samples]
+    named = {record.id: record.barcode for record in records}
     return [
-        replace(sample, product=products[sample.id]) if change else sample
-        for sample, change in zip(samples, changed, strict=True)
+        replace(sample, product=named[sample.id])
+        if named.get(sample.id) not in (None, sample.product or sample.id)
+        else sample
+        for sample in samples
     ]
 
 
