@@ -26,9 +26,8 @@ from nutridet_core.errors import NutridetError, SettingsError
 from nutridet_core.settings import LOOPBACK, Settings
 from nutridet_core.tracking import NO_CODE
 
-_DIRECTLY = urllib.request.build_opener(
-    urllib.request.ProxyHandler({})
-)  # a proxy would look for it on its own loopback
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy, which would look for the pages on its own loopback."""
 _GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL: a run in progress gets time to end its worker, which has 20 s."""
 _WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -218,12 +218,12 @@ def predict(
         return
     if not photos:
         raise SettingsError("no photo is named", field="PHOTOS", remedy="Name some, or a collection with --input.")
-    from nutridet_core.pipeline.prediction import predict_files
-
     if (engine, url, replicas, local) != ("transformers", None, None, False):
         raise SettingsError(
             "is for a collection", field="engine, url, replicas, local", remedy="Name one with --input."
         )
+    from nutridet_core.pipeline.prediction import predict_files
+
     _tell(predict_files(_context(), photos, model=Path(model) if model else None, out=out))
 
 

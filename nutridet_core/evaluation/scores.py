@@ -144,15 +144,17 @@ class Scores:
     @property
     def n(self) -> str:
         """Photos, and how many products they show where some share one."""
-        return f"{self.photos}{self._of_products}"
+        return f"{self.photos}{self.of_products}"
 
     @property
-    def _of_products(self) -> str:
-        return "" if self.products == self.photos else f" of {self.products} products"
+    def of_products(self) -> str:
+        """What follows the number of photos where some share a product."""
+        ending = "" if self.products == 1 else "s"
+        return "" if self.products == self.photos else f" of {self.products:,} product{ending}"
 
     @property
     def _counts(self) -> str:
-        return f"n = {self.photos} photos{self._of_products}, {self.boxes} boxes, {self.negatives} without a table"
+        return f"n = {self.photos} photos{self.of_products}, {self.boxes} boxes, {self.negatives} without a table"
 
 
 @dataclass(frozen=True)

@@ -206,10 +206,9 @@ def kept_scores(
     if manifest is None:
         return None
     context.log(f"{subject}: already scored on {split}")
-    scores, own = load_scores(folder), manifest.mlflow_run_id
-    samples = load_samples(folder)
-    if (named := with_products(samples, load_records(context.layout.dataset, split))) != samples:
-        scores = save_scores(folder, subject, split, named, manifest)
+    samples, own = load_samples(folder), manifest.mlflow_run_id
+    named = with_products(samples, load_records(context.layout.dataset, split))
+    scores = load_scores(folder) if named == samples else save_scores(folder, subject, split, named, manifest)
     _record(context, folder, scores, own if own and context.tracker.has_run(own) else run_id, step, model_id)
     return scores
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from nutridet_core.artifacts.store import Manifest, read_manifest
-from nutridet_core.errors import ArtifactError, ContractError
+from nutridet_core.errors import ContractError
 from nutridet_core.evaluation.audits import audit_not_regressed
 from nutridet_core.evaluation.compare import Comparison, compare, compare_unpaired
 from nutridet_core.evaluation.drift import audit_inputs, compare_inputs, measure
@@ -20,7 +20,7 @@ from nutridet_core.pipeline.context import Context, progress, split_batches
 from nutridet_core.pipeline.history import STAMP, Reevaluation, past_reevaluations, write_history
 from nutridet_core.pipeline.inputs import training_inputs
 from nutridet_core.pipeline.release import answers_today, model_registry
-from nutridet_core.release.registry import CHAMPION, Release
+from nutridet_core.release.registry import Release
 
 RUN = "champion re-evaluation"
 STAGE = "monitoring"
@@ -36,14 +36,7 @@ def reevaluate_champion(context: Context) -> Manifest:
     from nutridet_core.models import Source, load_model, load_processor
 
     registry = model_registry(context)
-    holder = registry.holder(CHAMPION)
-    if holder is None:
-        raise ArtifactError(
-            "no champion",
-            where=registry.model,
-            remedy="Register a release: `nutridet register`, or materialise registered_model.",
-        )
-    version, release = holder
+    version, release = registry.champion()
     registry.verify_champion(version, release)
     if not answers_today(context, release):
         raise ContractError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nutridet_core.errors import ArtifactError
 from nutridet_core.pipeline.context import Context
 from nutridet_core.pipeline.release import model_registry
-from nutridet_core.release.registry import CHAMPION, Registry
+from nutridet_core.release.registry import Registry
 
 _NAME_ONE = "Name the version that shall be champion: nutridet rollback --to VERSION."
 
@@ -53,7 +53,7 @@ def plan_rollback(context: Context, to: str | None = None) -> Rollback:
         ArtifactError: when there is no champion, no version to go back to, or that version's files are lost.
     """
     registry = model_registry(context)
-    champion = _champion(registry)
+    champion, _ = registry.champion()
     target = to or registry.replaced_by(champion)
     if target is None:
         raise ArtifactError(
@@ -67,14 +67,3 @@ def plan_rollback(context: Context, to: str | None = None) -> Rollback:
     remedy = f"Restore {release.name}, or name another version: nutridet rollback --to VERSION."
     registry.verify(f"version {target}", release, remedy=remedy)
     return Rollback(registry, champion, target)
-
-
-def _champion(registry: Registry) -> str:
-    holder = registry.holder(CHAMPION)
-    if holder is None:
-        raise ArtifactError(
-            "no champion",
-            where=registry.model,
-            remedy="Register a release: `nutridet register`, or materialise registered_model.",
-        )
-    return holder[0]

@@ -166,6 +166,18 @@ class Registry:
             return None
         return str(version.version), Release.from_tags(version.tags)
 
+    def champion(self) -> tuple[str, Release]:
+        """(version, release) of the champion.
+
+        Raises:
+            ArtifactError: when there is none.
+        """
+        holder = self.holder(CHAMPION)
+        if holder is None:
+            remedy = "Register a release: `nutridet register`, or materialise registered_model."
+            raise ArtifactError("no champion", where=self.model, remedy=remedy)
+        return holder
+
     def verify_champion(self, version: str, champion: Release) -> None:
         """Hash every file of the champion.
 

@@ -92,8 +92,7 @@ def counted(number: int, noun: str) -> str:
 
 def photos_text(scores: Scores) -> str:
     """How many photos were scored, and of how many products where some share one: "85 photos of 60 products"."""
-    photos = counted(scores.photos, "photo")
-    return photos if scores.products == scores.photos else f"{photos} of {counted(scores.products, 'product')}"
+    return counted(scores.photos, "photo") + scores.of_products
 
 
 def _share(value: float) -> str:

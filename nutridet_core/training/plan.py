@@ -19,7 +19,7 @@ import psutil
 
 from nutridet_core.artifacts.disk import free_bytes, gigabytes
 from nutridet_core.artifacts.hub import Remote, RemoteFile, cache_folder, fetch, list_files
-from nutridet_core.data.sources import source_signature
+from nutridet_core.data.sources import require_source
 from nutridet_core.data.sources.hub import remote as photos_at
 from nutridet_core.experiments import Experiment
 from nutridet_core.families import Family, lora_pattern
@@ -115,11 +115,13 @@ def make_plan(settings: Settings, experiments: Sequence[Experiment]) -> Plan:
         SettingsError: when the base model has no commit, or a photo source is none.
     """
     profile = settings.active_profile
-    if settings.test_source:
-        source_signature(settings.test_source)
+    photo_source = settings.source or profile.source
+    for each in (photo_source, settings.test_source):
+        if each:
+            require_source(each)
     source = base_source(profile)
     network = count_network(_config_folder(source), profile, experiments)
-    photos, notes = _photos(settings.source or profile.source)
+    photos, notes = _photos(photo_source)
     files = [] if source.folder else list_files(Remote(source.path, str(source.revision)))
     return Plan(
         profile=profile,
@@ -241,8 +243,6 @@ def _config_folder(source: Source) -> Path:
 
 def _photos(source: str) -> tuple[list[RemoteFile], list[str]]:
     """Files of the photos on the hub, and what is left to be said about them."""
-    if source != "hub":  # which names its commit later, see below
-        source_signature(source)
     kind, _, revision = source.partition("@")
     if kind != "hub":
         return [], [f"photos: {source}"]

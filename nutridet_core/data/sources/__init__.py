@@ -49,6 +49,18 @@ def open_source(spec: str) -> Iterator[Candidate]:
     return read_coco(to_folder(rest)) if kind == "coco" else read_imagefolder(to_folder(rest))
 
 
+def require_source(spec: str) -> None:
+    """Whether a string names a source, and its folder is there; nothing in it is looked at.
+
+    Raises:
+        SettingsError: when the string names no source.
+        DataError: when its folder does not exist.
+    """
+    kind, rest = _parse(spec)
+    if kind not in ("hub@", "generated"):
+        to_folder(rest)
+
+
 def source_signature(spec: str) -> str | None:
     """What changes when the photos behind a string may have: cheap to compute, no photo is read.
 
